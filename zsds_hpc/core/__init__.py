@@ -1,0 +1,1 @@
+"""Floor 0: identifiers, names, mask bits, states, errors and parameter declarations. No I/O."""

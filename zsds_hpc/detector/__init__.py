@@ -1,0 +1,1 @@
+"""Floor 2: from raw counts to a detrended, masked image."""

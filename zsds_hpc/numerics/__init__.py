@@ -1,0 +1,1 @@
+"""Floor 1: robust statistics, polynomials, convolution and least squares."""

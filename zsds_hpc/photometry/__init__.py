@@ -1,0 +1,1 @@
+"""Floor 2: background, detection, aperture photometry and zero points."""

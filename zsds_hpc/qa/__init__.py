@@ -1,0 +1,1 @@
+"""Floor 2: quality metrics, thresholds and figures."""

@@ -1,0 +1,1 @@
+"""Floor 3: declared, checked settings read from YAML."""
