@@ -1,0 +1,203 @@
+"""FITS files in and out: verified when read, checksummed when written, equal content giving equal bytes."""
+
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from astropy.io import fits
+
+from zsds_hpc.archive import fitswalk
+from zsds_hpc.core.errors import BadInput
+
+Card = tuple[str, Any] | tuple[str, Any, str]
+
+
+@dataclass(frozen=True)
+class Hdu:
+    """One unit of a FITS file: an image, a table, or only a header.
+
+    Attributes
+    ----------
+    data : ndarray or None
+        Image (ny, nx) of float32, int16, uint8, uint16 or int32; or a structured array for a table.
+    cards : sequence of (keyword, value[, comment])
+        Header beyond the structural cards.
+    name : str
+        EXTNAME.
+    """
+
+    data: np.ndarray | None = None
+    cards: Sequence[Card] = field(default_factory=tuple)
+    name: str = ""
+
+
+class FitsFile:
+    """A FITS file read whole into memory, its structure and all its checksums verified.
+
+    Parameters
+    ----------
+    path : str or Path
+    require_checksums : bool, optional
+        Foreign files (another camera's) may come without; if they carry the cards these must hold all the same.
+
+    Raises
+    ------
+    BadInput
+        Missing, unreadable, truncated or damaged.
+    """
+
+    def __init__(self, path: str | Path, require_checksums: bool = True):
+        self.path = Path(path)
+        self.name = self.path.name
+        self.data = read_bytes(self.path)
+        self.units = fitswalk.walk(self.data, self.name)
+        checked = self.units if require_checksums else [u for u in self.units if "CHECKSUM" in u.cards]
+        fitswalk.verify_checksums(self.data, checked, self.name)
+
+    def unit(self, ext: int) -> fitswalk.Unit:
+        """Structure of an extension."""
+        if ext >= len(self.units):
+            raise BadInput(f"{self.name}: has {len(self.units)} units, extension {ext} is missing")
+        return self.units[ext]
+
+    def header(self, ext: int = 0) -> fits.Header:
+        """Header of an extension, as it stands in the file."""
+        unit = self.unit(ext)
+        return fits.Header.fromstring(self.data[unit.start : unit.data_start].decode("ascii"))
+
+    def image(self, ext: int = 0, shape: tuple[int, int] | None = None) -> np.ndarray:
+        """Pixels of an extension in native byte order.
+
+        Parameters
+        ----------
+        ext : int
+        shape : tuple of int, optional
+            (ny, nx) that the image must have; checked before any pixel is touched.
+        """
+        unit = self.unit(ext)
+        found = unit.image_shape
+        if found is None or (shape is not None and found != shape):
+            raise BadInput(f"{self.name}[{ext}]: image of shape {found} where {shape or 'one'} is expected")
+        if unit.cards.get("ZIMAGE") == "T":
+            return self._compressed(unit)
+        return self._plain(unit, found)
+
+    def _plain(self, unit: fitswalk.Unit, shape: tuple[int, ...]) -> np.ndarray:
+        kind = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}[unit.integer("BITPIX") or 0]
+        stored = np.frombuffer(self.data, kind, int(np.prod(shape)), unit.data_start).reshape(shape)
+        zero = float(unit.cards.get("BZERO", "0").replace("D", "E"))
+        scale = float(unit.cards.get("BSCALE", "1").replace("D", "E"))
+        if scale == 1 and zero == 32768 and kind == ">i2":
+            return stored.astype(np.int16).view(np.uint16) ^ np.uint16(0x8000)
+        native = stored.astype(stored.dtype.newbyteorder("="))
+        return native if (scale, zero) == (1, 0) else (native * scale + zero).astype(np.float32)
+
+    def _compressed(self, unit: fitswalk.Unit) -> np.ndarray:
+        head = self.units[0]
+        lone = io.BytesIO(self.data[head.start : head.data_start] + self.data[unit.start : unit.end])
+        try:
+            with fits.open(lone, memmap=False) as hdus:
+                return np.ascontiguousarray(hdus[1].data)
+        except Exception as error:
+            raise BadInput(f"{self.name}[{unit.index}]: cannot be decompressed ({error})") from error
+
+    def table(self, ext: int = 1) -> np.ndarray:
+        """Rows of a binary table as a structured array in native byte order."""
+        unit = self.unit(ext)
+        if unit.cards.get("XTENSION", "").strip("' ") != "BINTABLE":
+            raise BadInput(f"{self.name}[{ext}]: not a binary table")
+        lone = io.BytesIO(self.data[: self.units[0].data_start] + self.data[unit.start : unit.end])
+        with fits.open(lone, memmap=False) as hdus:
+            rows = np.asarray(hdus[1].data)
+        return rows.astype(rows.dtype.newbyteorder("="))
+
+
+def read_bytes(path: Path) -> bytes:
+    """Whole file; a clear error where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise BadInput(f"{path}: no such file") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise BadInput(f"{path}: {error.strerror}") from None
+
+
+def _stored(data: np.ndarray) -> tuple[bytes, list[Card]]:
+    if data.dtype == np.uint16:
+        return (data ^ np.uint16(0x8000)).astype(">u2").tobytes(), [("BZERO", 32768), ("BSCALE", 1)]
+    return data.astype(data.dtype.newbyteorder(">")).tobytes(), []
+
+
+_BITPIX = {"float32": -32, "float64": -64, "int16": 16, "uint16": 16, "int32": 32, "int64": 64, "uint8": 8}
+
+
+def _image_cards(data: np.ndarray | None, first: bool) -> list[Card]:
+    bitpix = _BITPIX[data.dtype.name] if data is not None else 8
+    shape = data.shape[::-1] if data is not None else ()
+    cards: list[Card] = [("SIMPLE", True)] if first else [("XTENSION", "IMAGE")]
+    cards += [("BITPIX", bitpix), ("NAXIS", len(shape))]
+    cards += [(f"NAXIS{i + 1}", int(n)) for i, n in enumerate(shape)]
+    return [*cards, ("EXTEND", True)] if first else [*cards, ("PCOUNT", 0), ("GCOUNT", 1)]
+
+
+def _table_parts(rows: np.ndarray) -> tuple[list[Card], bytes]:
+    hdu = fits.BinTableHDU(rows)
+    stored = hdu.data.view(np.ndarray)
+    big = stored.astype(stored.dtype.newbyteorder(">"))
+    cards: list[Card] = [(c.keyword, c.value, c.comment) for c in hdu.header.cards]
+    return cards, big.tobytes()
+
+
+def _unit_bytes(hdu: Hdu, first: bool) -> bytes:
+    if hdu.data is not None and hdu.data.dtype.names:
+        structure, body = _table_parts(hdu.data)
+    else:
+        structure = _image_cards(hdu.data, first)
+        body, scaling = _stored(hdu.data) if hdu.data is not None else (b"", [])
+        structure += scaling
+    fill = b"\0" * (-len(body) % fitswalk.BLOCK)
+    data_sum = fitswalk.ones_complement_sum(body + fill if fill else body)
+    header = fits.Header([fits.Card(*card) for card in structure])
+    if hdu.name:
+        header["EXTNAME"] = hdu.name
+    header.extend([fits.Card(*card) for card in hdu.cards], update=True)
+    header["CHECKSUM"] = ("0" * 16, "HDU checksum")
+    header["DATASUM"] = (str(data_sum), "data unit checksum")
+    text = header.tostring().encode("ascii")
+    total = fitswalk.ones_complement_sum(text) + data_sum
+    total = (total & 0xFFFFFFFF) + (total >> 32)
+    text = text.replace(b"'" + b"0" * 16 + b"'", f"'{fitswalk.checksum_text(total)}'".encode(), 1)
+    return text + body + fill
+
+
+def write_fits(path: str | Path, hdus: Iterable[Hdu]) -> None:
+    """Write a FITS file with CHECKSUM and DATASUM in every unit.
+
+    The bytes depend on the content alone. The path is written directly: give a staged or temporary one.
+
+    Parameters
+    ----------
+    path : str or Path
+    hdus : iterable of Hdu
+        The first is the primary; if it is a table, an empty primary goes before it.
+    """
+    listed = list(hdus)
+    if listed[0].data is not None and listed[0].data.dtype.names:
+        listed.insert(0, Hdu())
+    with open(path, "wb") as file:
+        for index, hdu in enumerate(listed):
+            file.write(_unit_bytes(hdu, first=index == 0))
+
+
+def clean_cards(header: fits.Header, drop: Iterable[str] = ()) -> list[Card]:
+    """Cards of a header without structure, checksums and compression bookkeeping, to be carried on."""
+    unwanted = {"SIMPLE", "XTENSION", "BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "EXTEND", "PCOUNT", "GCOUNT", "BZERO"}
+    unwanted |= {"BSCALE", "CHECKSUM", "DATASUM", "EXTNAME", "TFIELDS", "TTYPE1", "TFORM1", "", "END", *drop}
+    return [
+        (card.keyword, card.value, card.comment)
+        for card in header.cards
+        if card.keyword not in unwanted and not card.keyword.startswith(("Z", "TTYPE", "TFORM"))
+    ]
