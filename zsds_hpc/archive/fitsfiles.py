@@ -12,6 +12,8 @@ from astropy.io import fits
 from zsds_hpc.archive import fitswalk
 from zsds_hpc.core.errors import BadInput
 
+_EMPTY_PRIMARY = fits.PrimaryHDU().header.tostring().encode("ascii")
+
 Card = tuple[str, Any] | tuple[str, Any, str]
 
 
@@ -96,8 +98,7 @@ class FitsFile:
         return native if (scale, zero) == (1, 0) else (native * scale + zero).astype(np.float32)
 
     def _compressed(self, unit: fitswalk.Unit) -> np.ndarray:
-        head = self.units[0]
-        lone = io.BytesIO(self.data[head.start : head.data_start] + self.data[unit.start : unit.end])
+        lone = io.BytesIO(_EMPTY_PRIMARY + self.data[unit.start : unit.end])
         try:
             with fits.open(lone, memmap=False) as hdus:
                 return np.ascontiguousarray(hdus[1].data)
@@ -109,7 +110,7 @@ class FitsFile:
         unit = self.unit(ext)
         if unit.cards.get("XTENSION", "").strip("' ") != "BINTABLE":
             raise BadInput(f"{self.name}[{ext}]: not a binary table")
-        lone = io.BytesIO(self.data[: self.units[0].data_start] + self.data[unit.start : unit.end])
+        lone = io.BytesIO(_EMPTY_PRIMARY + self.data[unit.start : unit.end])
         with fits.open(lone, memmap=False) as hdus:
             rows = np.asarray(hdus[1].data)
         return rows.astype(rows.dtype.newbyteorder("="))
@@ -125,10 +126,10 @@ def read_bytes(path: Path) -> bytes:
         raise BadInput(f"{path}: {error.strerror}") from None
 
 
-def _stored(data: np.ndarray) -> tuple[bytes, list[Card]]:
+def _stored(data: np.ndarray) -> tuple[memoryview, list[Card]]:
     if data.dtype == np.uint16:
-        return (data ^ np.uint16(0x8000)).astype(">u2").tobytes(), [("BZERO", 32768), ("BSCALE", 1)]
-    return data.astype(data.dtype.newbyteorder(">")).tobytes(), []
+        return memoryview((data ^ np.uint16(0x8000)).byteswap()).cast("B"), [("BZERO", 32768), ("BSCALE", 1)]
+    return memoryview(np.ascontiguousarray(data).byteswap()).cast("B"), []
 
 
 _BITPIX = {"float32": -32, "float64": -64, "int16": 16, "uint16": 16, "int32": 32, "int64": 64, "uint8": 8}
@@ -143,23 +144,23 @@ def _image_cards(data: np.ndarray | None, first: bool) -> list[Card]:
     return [*cards, ("EXTEND", True)] if first else [*cards, ("PCOUNT", 0), ("GCOUNT", 1)]
 
 
-def _table_parts(rows: np.ndarray) -> tuple[list[Card], bytes]:
+def _table_parts(rows: np.ndarray) -> tuple[list[Card], memoryview]:
     hdu = fits.BinTableHDU(rows)
     stored = hdu.data.view(np.ndarray)
     big = stored.astype(stored.dtype.newbyteorder(">"))
     cards: list[Card] = [(c.keyword, c.value, c.comment) for c in hdu.header.cards]
-    return cards, big.tobytes()
+    return cards, memoryview(big.tobytes())
 
 
-def _unit_bytes(hdu: Hdu, first: bool) -> bytes:
+def _unit_parts(hdu: Hdu, first: bool) -> tuple[bytes, memoryview, bytes]:
     if hdu.data is not None and hdu.data.dtype.names:
         structure, body = _table_parts(hdu.data)
     else:
         structure = _image_cards(hdu.data, first)
-        body, scaling = _stored(hdu.data) if hdu.data is not None else (b"", [])
+        body, scaling = _stored(hdu.data) if hdu.data is not None else (memoryview(b""), [])
         structure += scaling
     fill = b"\0" * (-len(body) % fitswalk.BLOCK)
-    data_sum = fitswalk.ones_complement_sum(body + fill if fill else body)
+    data_sum = fitswalk.ones_complement_sum(body)
     header = fits.Header([fits.Card(*card) for card in structure])
     if hdu.name:
         header["EXTNAME"] = hdu.name
@@ -170,7 +171,7 @@ def _unit_bytes(hdu: Hdu, first: bool) -> bytes:
     total = fitswalk.ones_complement_sum(text) + data_sum
     total = (total & 0xFFFFFFFF) + (total >> 32)
     text = text.replace(b"'" + b"0" * 16 + b"'", f"'{fitswalk.checksum_text(total)}'".encode(), 1)
-    return text + body + fill
+    return text, body, fill
 
 
 def write_fits(path: str | Path, hdus: Iterable[Hdu]) -> None:
@@ -189,7 +190,7 @@ def write_fits(path: str | Path, hdus: Iterable[Hdu]) -> None:
         listed.insert(0, Hdu())
     with open(path, "wb") as file:
         for index, hdu in enumerate(listed):
-            file.write(_unit_bytes(hdu, first=index == 0))
+            file.writelines(_unit_parts(hdu, first=index == 0))
 
 
 def clean_cards(header: fits.Header, drop: Iterable[str] = ()) -> list[Card]:

@@ -54,8 +54,10 @@ class Unit:
 
 
 def ones_complement_sum(data: bytes | memoryview) -> int:
-    """32-bit ones' complement sum of big-endian words; the length must be a multiple of 4."""
-    total = int(np.frombuffer(data, dtype=">u4").sum(dtype=np.uint64))
+    """32-bit ones' complement sum of big-endian words, the last one filled with zero bytes."""
+    whole = len(data) // 4 * 4
+    total = int(np.frombuffer(data, dtype=">u4", count=whole // 4).sum(dtype=np.uint64))
+    total += int.from_bytes(bytes(data[whole:]).ljust(4, b"\0"), "big")
     while total >> 32:
         total = (total & 0xFFFFFFFF) + (total >> 32)
     return total
