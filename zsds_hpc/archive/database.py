@@ -1,0 +1,134 @@
+"""The relational database behind the archive: one schema for SQLite and PostgreSQL, through SQLAlchemy Core.
+
+Only rank 0 of a job writes, in batches. Everything here can be rebuilt from the sealed records.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from zsds_hpc.archive import paths
+
+metadata = sa.MetaData()
+
+manifest_files = sa.Table(
+    "manifest_files",
+    metadata,
+    sa.Column("night", sa.String(8), primary_key=True),
+    sa.Column("filename", sa.String(200), primary_key=True),
+    sa.Column("sha256", sa.String(64)),
+    sa.Column("size", sa.BigInteger),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False, default=""),
+)
+
+channel_images = sa.Table(
+    "channel_images",
+    metadata,
+    sa.Column("path", sa.String(200), primary_key=True),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("unit_id", sa.String(100), nullable=False, index=True),
+    sa.Column("night", sa.String(8), nullable=False, index=True),
+    sa.Column("rawname", sa.String(100), nullable=False),
+    sa.Column("kind", sa.String(1), nullable=False),
+    sa.Column("filtercode", sa.String(2), nullable=False),
+    sa.Column("field", sa.Integer, nullable=False),
+    sa.Column("rcid", sa.Integer, nullable=False),
+    sa.Column("programid", sa.Integer),
+    sa.Column("obsjd", sa.Float),
+    sa.Column("exptime_s", sa.Float),
+    sa.Column("airmass", sa.Float),
+    sa.Column("ra_deg", sa.Float),
+    sa.Column("dec_deg", sa.Float),
+    sa.Column("telemetry", sa.JSON),
+)
+
+calibrations = sa.Table(
+    "calibrations",
+    metadata,
+    sa.Column("path", sa.String(200), primary_key=True),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("unit_id", sa.String(100), nullable=False),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("night", sa.String(8), nullable=False),
+    sa.Column("filtercode", sa.String(2), nullable=False),
+    sa.Column("rcid", sa.Integer, nullable=False),
+    sa.Column("n_frames", sa.Integer),
+    sa.Column("usable", sa.Boolean, nullable=False),
+    sa.Index("calibrations_lookup", "kind", "rcid", "filtercode", "night"),
+)
+
+science_images = sa.Table(
+    "science_images",
+    metadata,
+    sa.Column("path", sa.String(200), primary_key=True),
+    sa.Column("unit_id", sa.String(100), nullable=False),
+    sa.Column("night", sa.String(8), nullable=False, index=True),
+    sa.Column("field", sa.Integer, nullable=False),
+    sa.Column("rcid", sa.Integer, nullable=False),
+    sa.Column("filtercode", sa.String(2), nullable=False),
+    sa.Column("programid", sa.Integer),
+    sa.Column("obsjd", sa.Float),
+    sa.Column("seeing_pix", sa.Float),
+    sa.Column("magzp", sa.Float),
+    sa.Column("maglim", sa.Float),
+    sa.Column("infobits", sa.Integer),
+    sa.Column("status", sa.Integer),
+)
+
+units = sa.Table(
+    "units",
+    metadata,
+    sa.Column("pipeline", sa.String(32), primary_key=True),
+    sa.Column("unit_id", sa.String(100), primary_key=True),
+    sa.Column("night", sa.String(8), nullable=False, index=True),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("fingerprint", sa.String(64), nullable=False),
+    sa.Column("job", sa.String(64)),
+    sa.Column("cpu_s", sa.Float),
+    sa.Column("peak_mib", sa.Float),
+    sa.Column("metrics", sa.JSON),
+)
+
+
+def open_database(root: str | Path, url: str | None = None) -> sa.Engine:
+    """Open the archive's database and create missing tables.
+
+    Parameters
+    ----------
+    root : str or Path
+        Archive root; holds the embedded SQLite file.
+    url : str, optional
+        SQLAlchemy URL of a server instead.
+    """
+    if url is None:
+        Path(root).mkdir(parents=True, exist_ok=True)
+        url = f"sqlite:///{Path(root).absolute() / paths.database()}"
+    engine = sa.create_engine(url)
+    metadata.create_all(engine)
+    return engine
+
+
+def put(engine: sa.Engine, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert rows, replacing those of equal primary key; one transaction."""
+    if not rows:
+        return
+    keys = [column for column in table.primary_key.columns]
+    with engine.begin() as connection:
+        match = sa.and_(*(column == sa.bindparam(f"key_{column.name}") for column in keys))
+        connection.execute(sa.delete(table).where(match), [{f"key_{c.name}": r[c.name] for c in keys} for r in rows])
+        connection.execute(sa.insert(table), list(rows))
+
+
+def get(engine: sa.Engine, table: sa.Table, order_by: Iterable[str] = (), **where: Any) -> list[dict[str, Any]]:
+    """Rows that match all of the given column values (a list means any of them)."""
+    query = sa.select(table)
+    for name, value in where.items():
+        column = table.c[name]
+        query = query.where(column.in_(value) if isinstance(value, (list, tuple, set)) else column == value)
+    query = query.order_by(*(table.c[name] for name in order_by))
+    with engine.connect() as connection:
+        return [dict(row._mapping) for row in connection.execute(query)]

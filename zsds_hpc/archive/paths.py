@@ -1,0 +1,71 @@
+"""The one place that knows where every file of the archive lies (names relative to the archive's root)."""
+
+from zsds_hpc.core.names import RawName
+
+PREVIEW_SUFFIX = "preview.jpg"
+
+
+def _date_dirs(night: str) -> str:
+    return f"{night[:4]}/{night[4:]}"
+
+
+def raw(name: RawName) -> str:
+    """Raw CCD file as it came from the camera."""
+    return f"raw/{_date_dirs(name.night)}/{name.fracday}/{name.filename}"
+
+
+def channel(name: RawName, qid: int, suffix: str = "raw.fits") -> str:
+    """Raw image of one readout channel with its over-scan, or another per-channel ingest product."""
+    return f"raw/{_date_dirs(name.night)}/{name.fracday}/{name.channel_stem(qid)}_{suffix}"
+
+
+CAL_KINDS = {
+    "bias": "bias",
+    "biasunc": "bias",
+    "hifreqflat": "hifreqflat",
+    "hifreqflatunc": "hifreqflat",
+    "lofreqflat": "lofreqflat",
+    "cmask": "hifreqflat",
+    "biasmask": "bias",
+}
+
+
+def calibration(kind: str, night: str, filtercode: str, ccdid: int, qid: int) -> str:
+    """Calibration product of a readout channel.
+
+    Parameters
+    ----------
+    kind : str
+        ``bias biasunc hifreqflat hifreqflatunc lofreqflat cmask`` or ``biasmask``.
+    night : str
+        YYYYMMDD of the frames that it was made from.
+    filtercode : str
+        ``zg zr zi``, or ``bi`` for what belongs to the bias.
+    """
+    place = f"cal/{_date_dirs(night)}/{CAL_KINDS[kind]}/{filtercode}/ccd{ccdid:02d}/q{qid}"
+    return f"{place}/ztf_{night}_{filtercode}_c{ccdid:02d}_q{qid}_{kind}.fits"
+
+
+def science(name: RawName, qid: int, suffix: str) -> str:
+    """Science product of a readout-channel image, such as ``sciimg.fits``."""
+    return f"sci/{_date_dirs(name.night)}/{name.fracday}/{name.channel_stem(qid)}_{suffix}"
+
+
+def record(pipeline: str, night: str, unit_id: str) -> str:
+    """Sealed record of a unit."""
+    return f"records/{pipeline}/{night}/{unit_id}.json"
+
+
+def manifest(night: str) -> str:
+    """Copy of the night's manifest as it was last taken in."""
+    return f"raw/{_date_dirs(night)}/manifest_{night}.txt"
+
+
+def database() -> str:
+    """The embedded database."""
+    return "zsds.sqlite"
+
+
+def logs(job: str) -> str:
+    """Directory of a job's per-rank logs; the merged log has the same name with ``.log``."""
+    return f"logs/{job}"
