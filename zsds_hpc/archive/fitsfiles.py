@@ -1,7 +1,9 @@
 """FITS files in and out: verified when read, checksummed when written, equal content giving equal bytes."""
 
 import io
-from collections.abc import Iterable, Sequence
+import re
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,11 @@ from astropy.io import fits
 from zsds_hpc.archive import fitswalk
 from zsds_hpc.core.errors import BadInput
 
+_STRUCTURE = re.compile(
+    r"|SIMPLE|XTENSION|BITPIX|NAXIS\d*|EXTEND|PCOUNT|GCOUNT|BZERO|BSCALE|Z?CHECKSUM|Z?DATASUM|ZHECKSUM|EXTNAME|EXTVER|END"
+    r"|TFIELDS|T(?:TYPE|FORM|DIM|UNIT|NULL)\d+|Z(?:IMAGE|TENSION|SIMPLE|EXTEND|BITPIX|NAXIS\d*|TILE\d+|CMPTYPE)"
+    r"|Z(?:NAME\d+|VAL\d+|QUANTIZ|DITHER0|PCOUNT|GCOUNT|BLANK)"
+)
 _EMPTY_PRIMARY = fits.PrimaryHDU().header.tostring().encode("ascii")
 
 Card = tuple[str, Any] | tuple[str, Any, str]
@@ -44,6 +51,8 @@ class FitsFile:
     path : str or Path
     require_checksums : bool, optional
         Foreign files (another camera's) may come without; if they carry the cards these must hold all the same.
+    unpack : callable, optional
+        Applied to the bytes of the file first (`gzip.decompress`).
 
     Raises
     ------
@@ -51,10 +60,16 @@ class FitsFile:
         Missing, unreadable, truncated or damaged.
     """
 
-    def __init__(self, path: str | Path, require_checksums: bool = True):
+    def __init__(
+        self,
+        path: str | Path,
+        require_checksums: bool = True,
+        unpack: Callable[[bytes], bytes] | None = None,
+    ):
         self.path = Path(path)
         self.name = self.path.name
-        self.data = read_bytes(self.path)
+        stored = read_bytes(self.path)
+        self.data = stored if unpack is None else _unpacked(stored, unpack, self.name)
         self.units = fitswalk.walk(self.data, self.name)
         checked = self.units if require_checksums else [u for u in self.units if "CHECKSUM" in u.cards]
         fitswalk.verify_checksums(self.data, checked, self.name)
@@ -126,6 +141,13 @@ def read_bytes(path: Path) -> bytes:
         raise BadInput(f"{path}: {error.strerror}") from None
 
 
+def _unpacked(stored: bytes, unpack: Callable[[bytes], bytes], name: str) -> bytes:
+    try:
+        return unpack(stored)
+    except (OSError, EOFError, zlib.error) as error:
+        raise BadInput(f"{name}: cannot be unpacked ({error})") from None
+
+
 def _stored(data: np.ndarray) -> tuple[memoryview, list[Card]]:
     if data.dtype == np.uint16:
         return memoryview((data ^ np.uint16(0x8000)).byteswap()).cast("B"), [("BZERO", 32768), ("BSCALE", 1)]
@@ -195,10 +217,9 @@ def write_fits(path: str | Path, hdus: Iterable[Hdu]) -> None:
 
 def clean_cards(header: fits.Header, drop: Iterable[str] = ()) -> list[Card]:
     """Cards of a header without structure, checksums and compression bookkeeping, to be carried on."""
-    unwanted = {"SIMPLE", "XTENSION", "BITPIX", "NAXIS", "NAXIS1", "NAXIS2", "EXTEND", "PCOUNT", "GCOUNT", "BZERO"}
-    unwanted |= {"BSCALE", "CHECKSUM", "DATASUM", "EXTNAME", "TFIELDS", "TTYPE1", "TFORM1", "", "END", *drop}
+    unwanted = set(drop)
     return [
         (card.keyword, card.value, card.comment)
         for card in header.cards
-        if card.keyword not in unwanted and not card.keyword.startswith(("Z", "TTYPE", "TFORM"))
+        if card.keyword not in unwanted and not _STRUCTURE.fullmatch(card.keyword)
     ]

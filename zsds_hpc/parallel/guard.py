@@ -6,14 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from zsds_hpc.core.errors import PeerFailure
+from zsds_hpc.core import errors
 
 
 @contextmanager
 def agree(comm: Any, what: str) -> Iterator[None]:
     """Run a block on every rank of a group; if it fails anywhere, it fails everywhere.
 
-    The failing rank keeps its own exception; its peers raise `PeerFailure` with the message of the first.
+    Every rank raises the failure of the first failing rank: in its own class where that is one of the suite's,
+    as `PeerFailure` otherwise (the failing rank itself raises what it met, with its traceback).
 
     Parameters
     ----------
@@ -21,18 +22,23 @@ def agree(comm: Any, what: str) -> Iterator[None]:
     what : str
         The step, for the message.
     """
-    failure: BaseException | None = None
+    failure: Exception | None = None
     try:
         yield
     except Exception as error:
         failure = error
     if comm is not None:
-        messages = comm.allgather(None if failure is None else f"{type(failure).__name__}: {failure}")
-        told = [f"rank {rank}: {message}" for rank, message in enumerate(messages) if message is not None]
-        if failure is None and told:
-            raise PeerFailure(f"{what}: {told[0]}")
+        told = comm.allgather(None if failure is None else (type(failure).__name__, str(failure)))
+        first = next((message for message in told if message is not None), None)
+        if first is not None and (failure is None or isinstance(failure, errors.ZsdsError)):
+            failure = _as_told(what, *first)
     if failure is not None:
         raise failure
+
+
+def _as_told(what: str, kind: str, message: str) -> Exception:
+    known = getattr(errors, kind, None)
+    return known(message) if known is not None else errors.PeerFailure(f"{what}: {kind}: {message}")
 
 
 @contextmanager

@@ -19,16 +19,14 @@ def my_frames(comm: Any, n_frames: int) -> range:
     return range(mine.start, mine.stop)
 
 
-def to_slabs(comm: Any, frames: np.ndarray, n_frames: int) -> np.ndarray:
+def to_slabs(comm: Any, frames: np.ndarray) -> np.ndarray:
     """Exchange whole frames for row slabs.
 
     Parameters
     ----------
     comm : communicator or None
     frames : ndarray, shape (n_mine, ny, nx), float32
-        Frames of this rank, in the order of `my_frames`.
-    n_frames : int
-        Frames on all ranks.
+        Frames of this rank, possibly none; the stack holds rank 0's first, then rank 1's, and so on.
 
     Returns
     -------
@@ -37,10 +35,12 @@ def to_slabs(comm: Any, frames: np.ndarray, n_frames: int) -> np.ndarray:
     """
     if comm is None:
         return frames
+    edges = np.cumsum([0, *comm.allgather(len(frames))])
+    owners = [slice(a, b) for a, b in zip(edges[:-1], edges[1:])]
     n_y, n_x = frames.shape[1:]
-    rows, owners = shares(n_y, comm.size), shares(n_frames, comm.size)
+    rows = shares(n_y, comm.size)
     mine = rows[comm.rank]
-    slab = np.empty((n_frames, mine.stop - mine.start, n_x), np.float32)
+    slab = np.empty((int(edges[-1]), mine.stop - mine.start, n_x), np.float32)
     for turn in range(comm.size):
         to, source = (comm.rank + turn) % comm.size, (comm.rank - turn) % comm.size
         send = np.ascontiguousarray(frames[:, rows[to]])

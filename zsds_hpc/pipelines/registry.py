@@ -1,0 +1,21 @@
+"""The pipelines by name, in the order in which a night runs them; modules are loaded when asked for."""
+
+import importlib
+
+from zsds_hpc.core.errors import UsageError
+from zsds_hpc.pipelines.base import Pipeline
+
+NAMES = ("ingest", "superbias", "highv_flat", "calibrate")
+
+
+def get_pipeline(name: str) -> Pipeline:
+    """Declaration of a pipeline.
+
+    Raises
+    ------
+    UsageError
+        There is none of that name.
+    """
+    if name not in NAMES:
+        raise UsageError(f"no pipeline {name!r}; there are {', '.join(NAMES)}")
+    return importlib.import_module(f"zsds_hpc.pipelines.{name}").PIPELINE
