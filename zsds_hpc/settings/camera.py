@@ -8,10 +8,7 @@ from pydantic import Field, model_validator
 from zsds_hpc.core.params import Params, param
 from zsds_hpc.settings.load import CONFIG_DIR, load_params
 
-ROLES = (
-    "image_type exptime_s field ra_deg dec_deg filter jd shutter_open shutter_close airmass program_id program_pi "
-    "gain_e read_noise_e ccdid"
-).split()
+ROLES = ["image_type", "exptime_s", "field", "ra_deg", "dec_deg", "filter", "jd", "shutter_open", "shutter_close", "airmass", "program_id", "program_pi", "gain_e", "read_noise_e", "ccdid"]
 
 
 class Place(Params):

@@ -1,0 +1,143 @@
+"""Each step alone: the pipelines' commands on plain files, without archive or database."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from zsds_hpc.archive import rawfiles
+from zsds_hpc.archive.atomic import Staging
+from zsds_hpc.core.errors import Retryable, UsageError, ZsdsError
+from zsds_hpc.core.states import EXIT_CLEAN, EXIT_RETRY, EXIT_UNITS_FAILED
+from zsds_hpc.parallel.timers import Timers
+from zsds_hpc.pipelines import ingest
+from zsds_hpc.pipelines.base import Archive, Work
+from zsds_hpc.production import driver
+from zsds_hpc.settings.camera import load_camera
+
+_EPILOGS = {
+    "ingest": "example: zsds ingest RAW.fits.fz --out channels/",
+    "superbias": "example: zsds superbias d100?.fits.gz --camera nickel --out cal/",
+    "highv_flat": "example: zsds highv_flat d103?.fits.gz --camera nickel --bias cal/bias.fits --out cal/",
+    "calibrate": "example: zsds calibrate IMAGE.fits --gaia gaia.parquet --ps1 ps1.parquet --bias B --flat F --out sci/",
+}
+
+
+def add_command(commands: Any, name: str, text: str) -> None:
+    """Add one pipeline's command: on plain files, or serially on an archive."""
+    parser = commands.add_parser(
+        name, help=text, description=f"{text}: plain files with --out, or a night with --archive.",
+        epilog=_EPILOGS[name],
+    )  # fmt: skip
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE", help="plain files to work on")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where products of plain files go")
+    parser.add_argument("--channel", type=int, metavar="RCID", help="readout channel, where files hold several")
+    if name in ("highv_flat", "calibrate"):
+        parser.add_argument("--bias", type=Path, metavar="FITS", help="super-bias")
+        parser.add_argument("--biasmask", type=Path, metavar="FITS", help="mask of noisy pixels")
+    if name == "calibrate":
+        for option in ("flat", "lowv-flat", "cmask"):
+            parser.add_argument(f"--{option}", type=Path, metavar="FITS")
+        parser.add_argument("--gaia", type=Path, metavar="CAT", help="Gaia: a store, or a CSV, FITS or Parquet file")
+        parser.add_argument("--ps1", type=Path, metavar="CAT", help="PS1: a store, or a CSV, FITS or Parquet file")
+    driver.add_archive_options(parser)
+    parser.set_defaults(run_command=lambda options: _dispatch(name, options))
+
+
+def _dispatch(name: str, options: argparse.Namespace) -> int:
+    if not options.files:
+        return driver.run_on_archive(name, options)
+    if options.out is None:
+        raise UsageError("plain files need --out: the directory for the products")
+    steps: dict[str, Callable] = {
+        "ingest": _ingest, "superbias": _superbias, "highv_flat": _highv_flat, "calibrate": _calibrate
+    }  # fmt: skip
+    archive = Archive(options.out, load_camera(options.camera))
+    params = driver.settings_of(name, options)
+    return steps[name](options, archive, params)
+
+
+def _sealed(archive: Archive, what: str, step: Callable[[Work], dict[str, Any]]) -> int:
+    """Run a step on staged products; seal them or leave nothing."""
+    work = Work(archive, Staging(archive.root), Timers(), logging.getLogger("zsds"))
+    try:
+        metrics = step(work)
+        for relative in sorted(work.stage.seal()):
+            print(archive.root / relative)
+    except ZsdsError as error:
+        work.stage.discard()
+        print(f"zsds: {what}: {error}", file=sys.stderr)
+        return EXIT_RETRY if isinstance(error, Retryable) else EXIT_UNITS_FAILED
+    except BaseException:
+        work.stage.discard()
+        raise
+    for key, value in metrics.items():
+        if isinstance(value, (int, float, str)):
+            print(f"  {key} = {value:.6g}" if isinstance(value, float) else f"  {key} = {value}")
+    return EXIT_CLEAN
+
+
+def _ingest(options: argparse.Namespace, archive: Archive, params: Any) -> int:
+    worst = EXIT_CLEAN
+    for path in options.files:
+        worst = max(worst, _sealed(archive, path.name, lambda work, path=path: _split(path, work)))
+    return worst
+
+
+def _split(path: Path, work: Work) -> dict[str, Any]:
+    camera = work.archive.camera
+    file = rawfiles.open_raw(path, camera)
+    ccdid = file.header(0).get(camera.header.get("ccdid", "CCDID"), camera.channels[0].ccdid)
+    images = rawfiles.read_raw_channels(file, camera, camera.ccd(int(ccdid)))
+    for image in images:
+        rawfiles.write_channel(work.stage.path(f"{image.name}_raw.fits"), image, ingest.wcs_cards(image, camera))
+    return {f"median_dn_{i.channel.rcid}": ingest.raw_metrics(i, camera)["raw_median_dn"] for i in images}
+
+
+def _superbias(options: argparse.Namespace, archive: Archive, params: Any) -> int:
+    from zsds_hpc.pipelines import superbias
+
+    def step(work: Work) -> dict[str, Any]:
+        place = lambda kind: work.stage.path(f"{kind}.fits")  # noqa: E731
+        return superbias.combine_files(options.files, options.channel, place, work, params)
+
+    return _sealed(archive, "superbias", step)
+
+
+def _highv_flat(options: argparse.Namespace, archive: Archive, params: Any) -> int:
+    from zsds_hpc.pipelines import highv_flat
+
+    first = rawfiles.read_channel(options.files[0], archive.camera, options.channel)
+    night = _night_of(first.exposure.jd)
+    source = highv_flat.FlatSource(
+        options.files, options.channel, first.exposure.filtercode, night, options.bias, options.biasmask
+    )
+
+    def step(work: Work) -> dict[str, Any]:
+        place = lambda kind: work.stage.path(f"{kind}_{source.filtercode}.fits")  # noqa: E731
+        return highv_flat.combine_files(source, place, work, params)
+
+    return _sealed(archive, "highv_flat", step)
+
+
+def _night_of(jd: float) -> str:
+    import datetime
+
+    return (datetime.date(1858, 11, 17) + datetime.timedelta(days=int(jd - 2400000.5))).strftime("%Y%m%d")
+
+
+def _calibrate(options: argparse.Namespace, archive: Archive, params: Any) -> int:
+    from zsds_hpc.pipelines import calibrate
+
+    worst = EXIT_CLEAN
+    for path in options.files:
+        files = calibrate.Inputs(
+            path, options.channel, options.bias, options.flat, options.lowv_flat,
+            options.cmask or options.biasmask, options.gaia, options.ps1,
+        )  # fmt: skip
+        worst = max(worst, _sealed(archive, path.name, lambda work, f=files: calibrate.run_files(f, work, params)))
+    return worst
+
+

@@ -1,0 +1,109 @@
+"""What every driver does: parse, load settings, get the communicator, run, exit with the job's code."""
+
+import argparse
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from zsds_hpc.core.errors import UsageError, ZsdsError
+from zsds_hpc.core.states import EXIT_USAGE
+from zsds_hpc.parallel.comm import broadcast, rank_of, world
+from zsds_hpc.parallel.guard import abort_on_crash
+from zsds_hpc.pipelines.base import Archive, Request
+from zsds_hpc.pipelines.registry import get_pipeline
+from zsds_hpc.production.runner import Job, run_pipeline
+from zsds_hpc.settings.camera import load_camera
+from zsds_hpc.settings.load import CONFIG_DIR, StrictLoader, load_params
+
+
+def add_archive_options(parser: argparse.ArgumentParser) -> None:
+    """Options that every pipeline takes when it works on an archive."""
+    parser.add_argument("--archive", type=Path, metavar="DIR", help="root of the product tree and its database")
+    parser.add_argument("--night", metavar="YYYYMMDD", help="night to work on")
+    parser.add_argument("--incoming", type=Path, metavar="DIR", help="where the camera's files arrive (ingest)")
+    parser.add_argument("--refcats", type=Path, metavar="DIR", help="stores `gaia` and `ps1` (calibrate)")
+    parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="only units whose id has TEXT")
+    parser.add_argument("--retry-failed", action="store_true", help="also units that failed or were unprocessable")
+    parser.add_argument("--database", metavar="URL", help="SQLAlchemy URL instead of the embedded SQLite file")
+    parser.add_argument("--dry-run", action="store_true", help="list the units, run none")
+    add_settings_options(parser)
+
+
+def add_settings_options(parser: argparse.ArgumentParser) -> None:
+    """Options for camera and settings."""
+    parser.add_argument("--camera", default="ztf", metavar="NAME|FILE", help="camera file (default: ztf)")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="settings instead of config/pipelines/...")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="replace one setting")
+
+
+def settings_of(name: str, options: argparse.Namespace) -> Any:
+    """Parameters of a pipeline: its YAML file with the replacements of the command line."""
+    import yaml
+
+    overrides = {}
+    for text in options.set:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--set {text}: give KEY=VALUE, such as --set combine.trim_fraction=0.1")
+        overrides[key] = yaml.load(value, Loader=StrictLoader)
+    path = options.config or CONFIG_DIR / "pipelines" / f"{name}.yml"
+    return load_params(get_pipeline(name).params, path, overrides)
+
+
+def new_job_id(name: str) -> str:
+    """Name of this launch, for its logs: Slurm's job id where there is one."""
+    slurm = os.environ.get("SLURM_JOB_ID")
+    stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    return f"{name}_{slurm}_{stamp}" if slurm else f"{name}_{stamp}_{os.getpid()}"
+
+
+def run_on_archive(name: str, options: argparse.Namespace) -> int:
+    """Run a pipeline over a night of an archive; collective when started by mpiexec or srun.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
+    comm = world()
+    with abort_on_crash(comm):
+        try:
+            return _run(name, options, comm)
+        except ZsdsError as error:
+            if rank_of(comm) == 0:
+                print(f"zsds {name}: {error}", file=sys.stderr)
+            return EXIT_USAGE
+
+
+def _run(name: str, options: argparse.Namespace, comm: Any) -> int:
+    if options.archive is None or options.night is None:
+        raise UsageError("give --archive and --night, or plain files and --out")
+    archive = Archive(options.archive.absolute(), load_camera(options.camera), options.database)
+    params = settings_of(name, options)
+    request = Request(options.night, options.incoming, options.refcats, tuple(options.only))
+    if options.dry_run:
+        return _list_units(name, archive, params, request) if rank_of(comm) == 0 else 0
+    job_id = broadcast(comm, new_job_id(name))
+    job = Job(get_pipeline(name), archive, params, job_id, comm, retry_failed=options.retry_failed)
+    return run_pipeline(job, request)
+
+
+def _list_units(name: str, archive: Archive, params: Any, request: Request) -> int:
+    units = get_pipeline(name).plan(archive, archive.engine(), params, request)
+    for unit in units:
+        if request.keeps(unit):
+            print(unit.unit_id, f"blocked: {unit.blocked_by}" if unit.blocked_by else f"{len(unit.inputs)} inputs")
+    return 0
+
+
+def main(name: str) -> int:
+    """Entry of `drivers/<name>.py`."""
+    pipeline = get_pipeline(name)
+    parser = argparse.ArgumentParser(
+        description=f"{name}: {pipeline.unit}",
+        epilog=f"example: mpiexec -n 2 python drivers/{name}.py --archive runs/demo/archive --night 20200924",
+    )
+    add_archive_options(parser)
+    return run_on_archive(name, parser.parse_args())

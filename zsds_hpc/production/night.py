@@ -1,0 +1,142 @@
+"""`zsds night`: run a night's pipelines in order under MPI, watch for arrivals, and account for every file."""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from zsds_hpc.archive import database
+from zsds_hpc.core.errors import UsageError
+from zsds_hpc.core.states import EXIT_CLEAN, EXIT_RETRY, EXIT_UNITS_FAILED, EXIT_USAGE, MEANING, State
+from zsds_hpc.pipelines import ingest
+from zsds_hpc.pipelines.base import Archive
+from zsds_hpc.pipelines.registry import NAMES, get_pipeline
+from zsds_hpc.production.bookkeeping import rebuild
+from zsds_hpc.settings.camera import load_camera
+from zsds_hpc.settings.site import SiteFacts, load_site
+
+DRIVERS = Path(__file__).parents[2] / "drivers"
+
+
+def add_command(commands: Any) -> None:
+    """Add `zsds night` to the command line."""
+    parser = commands.add_parser("night", help="run a night, or say where it stands")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    run = actions.add_parser(
+        "run", help="run all pipelines of a night; repeat it to resume",
+        epilog="example: zsds night run 20200924 --archive runs/demo/archive --incoming in/20200924 --refcats refcats",
+    )  # fmt: skip
+    _add_common(run)
+    run.add_argument("--incoming", type=Path, required=True, metavar="DIR", help="files and manifest of the night")
+    run.add_argument("--refcats", type=Path, required=True, metavar="DIR", help="stores `gaia` and `ps1`")
+    run.add_argument("--site", default="laptop", metavar="NAME|FILE", help="site file (default: laptop)")
+    run.add_argument("--ranks", type=int, default=0, help="MPI ranks (default: the site's, or the cores)")
+    run.add_argument("--pipelines", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help="some only")
+    run.add_argument("--watch", action="store_true", help="poll for arrivals until the manifest is complete")
+    run.add_argument("--poll-s", type=float, default=10.0, help="seconds between polls (default: 10)")
+    run.add_argument("--dry-run", action="store_true", help="print the commands, run none")
+    run.set_defaults(run_command=_run)
+    status = actions.add_parser("status", help="every file of the manifest and every unit accounted for")
+    _add_common(status)
+    status.add_argument("--files", action="store_true", help="a line for every file, not only for what is wrong")
+    status.set_defaults(run_command=_status)
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("night", metavar="YYYYMMDD")
+    parser.add_argument("--archive", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--camera", default="ztf", metavar="NAME|FILE")
+    parser.add_argument("--database", metavar="URL")
+
+
+def _run(options: argparse.Namespace) -> int:
+    site = load_site(options.site)
+    worst = EXIT_CLEAN
+    while True:
+        for name in options.pipelines:
+            code = _launch(name, options, site)
+            if code not in (EXIT_CLEAN, EXIT_UNITS_FAILED, EXIT_RETRY):
+                return code if code == EXIT_USAGE else _died(name, code)
+            worst = max(worst, code)
+        if not options.watch or options.dry_run or not _missing(options):
+            return worst
+        worst = EXIT_CLEAN
+        time.sleep(options.poll_s)
+
+
+def _died(name: str, code: int) -> int:
+    print(f"zsds night: the {name} job died (exit code {code}); the same command resumes it", file=sys.stderr)
+    return EXIT_RETRY
+
+
+def _launch(name: str, options: argparse.Namespace, site: SiteFacts) -> int:
+    ranks = options.ranks or site.ranks or len(os.sched_getaffinity(0))
+    command = [word.replace("{ranks}", str(ranks)) for word in site.launcher] if ranks > 1 else []
+    command += [sys.executable, str(DRIVERS / f"{name}.py"), "--archive", str(options.archive)]
+    command += ["--night", options.night, "--camera", options.camera]
+    command += ["--incoming", str(options.incoming)] if name == "ingest" else []
+    command += ["--refcats", str(options.refcats)] if name == "calibrate" else []
+    command += ["--database", options.database] if options.database else []
+    if options.dry_run:
+        print(" ".join(command))
+        return EXIT_CLEAN
+    return subprocess.run(command, env={**os.environ, **site.environment}, check=False).returncode
+
+
+def _missing(options: argparse.Namespace) -> int:
+    engine = _archive(options).engine()
+    waiting = (ingest.PENDING, ingest.NOT_ARRIVED)
+    n_missing = len(database.get(engine, database.manifest_files, night=options.night, state=waiting))
+    if n_missing:
+        print(f"zsds night: waiting for {n_missing} files of the manifest", file=sys.stderr)
+    return n_missing
+
+
+def _archive(options: argparse.Namespace) -> Archive:
+    if not options.archive.is_dir():
+        raise UsageError(f"{options.archive}: no such archive; `zsds night run` makes it")
+    return Archive(options.archive.absolute(), load_camera(options.camera), options.database)
+
+
+def _status(options: argparse.Namespace) -> int:
+    archive = _archive(options)
+    rebuild(archive, [get_pipeline(name) for name in NAMES], options.night)
+    engine = archive.engine()
+    files = database.get(engine, database.manifest_files, ("filename",), night=options.night)
+    if not files:
+        raise UsageError(f"night {options.night} is not known here; nights: {_nights(engine)}")
+    _print_files(files, options.files)
+    is_bad = False
+    for name in NAMES:
+        rows = database.get(engine, database.units, ("unit_id",), pipeline=name, night=options.night)
+        is_bad |= _print_units(name, rows)
+    is_bad |= any(row["state"] not in (State.DONE, ingest.PENDING) for row in files)
+    return EXIT_UNITS_FAILED if is_bad else EXIT_CLEAN
+
+
+def _nights(engine: Any) -> str:
+    nights = {row["night"] for row in database.get(engine, database.manifest_files)}
+    return ", ".join(sorted(nights)) or "none"
+
+
+def _print_files(files: list[dict[str, Any]], every: bool) -> None:
+    counts = Counter(row["state"] for row in files)
+    print(f"manifest: {len(files)} files: " + ", ".join(f"{n} {state}" for state, n in sorted(counts.items())))
+    for row in files:
+        if every or row["state"] != State.DONE or row["reason"]:
+            print(f"  {row['state']:<14} {row['filename']}" + (f"  ({row['reason']})" if row["reason"] else ""))
+
+
+def _print_units(name: str, rows: list[dict[str, Any]]) -> bool:
+    counts = Counter(row["state"] for row in rows)
+    states = ", ".join(f"{n} {state} ({MEANING[State(state)]})" for state, n in sorted(counts.items()))
+    cpu_s = sum(row["cpu_s"] or 0 for row in rows)
+    print(f"{name}: {len(rows)} units: {states or 'not run yet'}; {cpu_s:.1f} CPU s")
+    bad = [row for row in rows if row["state"] not in (State.DONE, State.NO_WORK)]
+    for row in bad:
+        print(f"  {row['state']:<14} {row['unit_id']}  ({row['reason']})")
+    return bool(bad)
