@@ -1,11 +1,11 @@
 """Combine aligned frames of one readout channel: per-pixel trimmed mean, standard deviation and count.
 
 Bias and dome-flat frames differ by noise and by rare, always positive outliers (cosmic rays). Per pixel the
-lowest and the highest values are dropped in equal number and the rest are averaged. The exact theory of normal
-order statistics says what this costs and how far the spread of the kept values falls below that of a frame:
-given the two innermost dropped values (U, V), the kept values are independent draws of the normal distribution
-truncated to (U, V), and U, V have the Dirichlet law of uniform order statistics (David & Nagaraja 2003, Order
-Statistics, section 2.5).
+lowest and the highest values are dropped in equal number and the rest are averaged. The exact theory of
+normal order statistics says what this costs and how far the spread of the kept values falls below that of a
+frame: given the two innermost dropped values (U, V), the kept values are independent draws of the normal
+distribution truncated to (U, V), and U, V have the Dirichlet law of uniform order statistics (David &
+Nagaraja 2003, Order Statistics, section 2.5).
 
 With the default, 1 of 20 values dropped at each end, the mean has 0.979 of the efficiency of a plain mean
 (noise up by 1%). One cosmic ray among the 20 shifts the mean by +0.10 sigma of a frame, because it takes the
