@@ -10,12 +10,18 @@ import sqlalchemy as sa
 from zsds_hpc.archive.calibs import CalibrationChoice
 from zsds_hpc.archive.fitsfiles import FitsFile
 from zsds_hpc.archive.rawfiles import RawChannel
+from zsds_hpc.core import maskbits
 from zsds_hpc.core.params import Params, param
 from zsds_hpc.detector.badpix import BadpixParams, build_cmask
-from zsds_hpc.detector.combine import CombineParams
-from zsds_hpc.detector.highv_flat import FlatParams, combine_highv_flat, highv_flat_metrics, normalize_flat
-from zsds_hpc.detector.linearity import linearize
-from zsds_hpc.detector.overscan import OverscanParams
+from zsds_hpc.detector.detrend import DetrendInputs, detrend
+from zsds_hpc.detector.highv_flat import (
+    HighvFlat,
+    HighvFlatParams,
+    combine_highv_flat,
+    highv_flat_metrics,
+    normalize_flat,
+)
+from zsds_hpc.detector.overscan import OverscanParams, floating_bias
 from zsds_hpc.parallel import slabs
 from zsds_hpc.parallel.comm import rank_of
 from zsds_hpc.parallel.guard import agree
@@ -25,19 +31,17 @@ from zsds_hpc.pipelines.base import Archive, Pipeline, Request, Unit, Work
 KINDS = ("hifreqflat", "hifreqflatunc", "cmask")
 
 
-class HighvFlatParams(Params):
+class HighvFlatSettings(Params):
     """Settings of the high-frequency flat pipeline."""
 
-    n_frames_min: int = param(5, "Fewest frames that make a flat.", ge=2, le=1000)
     ranks_per_unit: int = param(2, "Ranks that share one channel's stack.", ge=1, le=64)
     validity_days: int = param(7, "How far from the night a super-bias may be.", "d", 0, 10_000)
     overscan: OverscanParams = param(OverscanParams(), "Floating bias from the over-scan.")
-    flat: FlatParams = param(FlatParams(), "Normalisation of one frame.")
-    combine: CombineParams = param(CombineParams(), "Trimmed mean.")
+    flat: HighvFlatParams = param(HighvFlatParams(), "Normalisation and combination.")
     badpix: BadpixParams = param(BadpixParams(), "Pixels of bad response.")
 
 
-def plan(archive: Archive, engine: sa.Engine, params: HighvFlatParams, request: Request) -> list[Unit]:
+def plan(archive: Archive, engine: sa.Engine, params: HighvFlatSettings, request: Request) -> list[Unit]:
     """One unit for each channel and filter with dome flats on the night."""
     choices = [CalibrationChoice(engine, kind, params.validity_days) for kind in ("bias", "biasmask")]
 
@@ -50,7 +54,7 @@ def plan(archive: Archive, engine: sa.Engine, params: HighvFlatParams, request: 
     return ensemble.frame_units(engine, archive.camera, request.night, "f", "highv_flat", bias_of)
 
 
-def run_unit(unit: Unit, work: Work, params: HighvFlatParams) -> dict[str, Any]:
+def run_unit(unit: Unit, work: Work, params: HighvFlatSettings) -> dict[str, Any]:
     """Combine one channel's dome flats and write the products."""
     bias, mask = (work.archive.path(path) for path in unit.attrs["extra"])
     files = [work.archive.path(path) for path in unit.attrs["frames"]]
@@ -86,7 +90,7 @@ class FlatSource:
 
 
 def combine_files(
-    source: FlatSource, place: Callable[[str], Path], work: Work, params: HighvFlatParams
+    source: FlatSource, place: Callable[[str], Path], work: Work, params: HighvFlatSettings
 ) -> dict[str, Any]:
     """High-frequency flat of some frames, in the archive or not; metrics on rank 0 of the group."""
     camera, comm = work.archive.camera, work.comm
@@ -94,40 +98,46 @@ def combine_files(
         with agree(comm, "reading the super-bias"):
             bias, mask = source.read_bias(camera.shape)
         prepare = _preparer(source, bias, mask, params, camera.overscan_n_skip)
-        stack = ensemble.read_stack(source.files, camera, source.rcid, prepare, comm, params.n_frames_min)
+        stack = ensemble.read_stack(source.files, camera, source.rcid, prepare, comm, params.flat.n_frames_min)
     with work.timers("combine"):
-        part = combine_highv_flat(stack.slab, params.combine)
-        pix, unc = (slabs.gather_rows(comm, image, camera.n_y) for image in (part.pix, part.unc))
+        part = combine_highv_flat(stack.slab, params.flat)
+        whole = [slabs.gather_rows(comm, image, camera.n_y) for image in part]
     with agree(comm, "writing"), work.timers("write"):
-        return _write(stack, pix, unc, mask, source, place, params) if rank_of(comm) == 0 else {}
+        return _write(stack, HighvFlat(*whole), mask, source, place, params) if rank_of(comm) == 0 else {}
 
 
 def _preparer(
-    source: FlatSource, bias: np.ndarray, mask: np.ndarray, params: HighvFlatParams, n_skip: int
+    source: FlatSource, bias: np.ndarray, mask: np.ndarray, params: HighvFlatSettings, n_skip: int
 ) -> ensemble.Prepare:
     overscan = params.overscan.model_copy(update={"n_skip": n_skip})
 
     def prepare(raw: RawChannel) -> tuple[np.ndarray, dict[str, Any]]:
-        pix, facts = ensemble.floating_bias_subtracted(raw, overscan)
-        pix -= bias
+        drift = floating_bias(raw.overscan, overscan)
         a, b = raw.channel.linearity_on(source.night)
-        flat = normalize_flat(linearize(pix, a, b), mask, params.flat)
-        return flat.pix, {**facts, "level_dn": float(flat.level_dn)}
+        pix = detrend(raw.pix, drift.level_dn, DetrendInputs(superbias=bias, linearity_a=a, linearity_b=b))
+        flat = normalize_flat(pix, None, mask, params.flat)
+        return flat.pix, {"level_dn": float(flat.level_dn), "overscan_rms_dn": drift.rms_dn}
 
     return prepare
 
 
-def _write(stack, pix, unc, biasmask, source, place, params) -> dict[str, Any]:
-    cmask = build_cmask(pix, biasmask, params.badpix)
+def _write(
+    stack: ensemble.Stack,
+    flat: HighvFlat,
+    biasmask: np.ndarray,
+    source: FlatSource,
+    place: Callable[[str], Path],
+    params: HighvFlatSettings,
+) -> dict[str, Any]:
+    cmask = build_cmask(biasmask & maskbits.NOISY != 0, flat.pix, params.badpix)
     metrics = {
         "n_frames": len(stack.names),
         "n_rejected": len(stack.rejected),
-        "level_dn": float(np.median([facts["level_dn"] for facts in stack.facts])),
         "bad_pixel_fraction": float(np.mean(cmask != 0)),
-        **highv_flat_metrics(pix, unc),
+        **highv_flat_metrics(flat, [facts["level_dn"] for facts in stack.facts]),
     }
     cards = ensemble.product_cards(stack.names, len(stack.rejected), stack.channel, source.filtercode)
-    for kind, image in zip(KINDS, (pix, unc, cmask)):
+    for kind, image in zip(KINDS, (flat.pix, flat.unc, cmask)):
         ensemble.write_image(place(kind), image, cards, metrics)
     return {**metrics, "rejected": list(stack.rejected)}
 
@@ -137,7 +147,7 @@ PIPELINE = Pipeline(
     unit="the dome flats of one readout channel and filter of one night",
     inputs=("readout-channel dome flats", "bias.fits", "biasmask.fits"),
     outputs=("hifreqflat.fits", "hifreqflatunc.fits", "cmask.fits"),
-    params=HighvFlatParams,
+    params=HighvFlatSettings,
     plan=plan,
     run_unit=run_unit,
     catalogue=ensemble.enter_calibrations(KINDS),

@@ -9,9 +9,14 @@ import sqlalchemy as sa
 
 from zsds_hpc.core import ids, maskbits
 from zsds_hpc.core.params import Params, param
-from zsds_hpc.detector.combine import CombineParams
 from zsds_hpc.detector.overscan import OverscanParams
-from zsds_hpc.detector.superbias import NoisyParams, combine_superbias, noisy_pixels, superbias_metrics
+from zsds_hpc.detector.superbias import (
+    Superbias,
+    SuperbiasParams,
+    combine_superbias,
+    noisy_pixels,
+    superbias_metrics,
+)
 from zsds_hpc.parallel import slabs
 from zsds_hpc.parallel.comm import rank_of
 from zsds_hpc.parallel.guard import agree
@@ -22,22 +27,20 @@ from zsds_hpc.settings.camera import Camera
 KINDS = ("bias", "biasunc", "biasmask")
 
 
-class SuperbiasParams(Params):
+class SuperbiasSettings(Params):
     """Settings of the super-bias pipeline."""
 
-    n_frames_min: int = param(5, "Fewest frames that make a super-bias.", ge=2, le=1000)
     ranks_per_unit: int = param(2, "Ranks that share one channel's stack.", ge=1, le=64)
     overscan: OverscanParams = param(OverscanParams(), "Floating bias from the over-scan.")
-    combine: CombineParams = param(CombineParams(), "Trimmed mean.")
-    noisy: NoisyParams = param(NoisyParams(), "Noisy pixels.")
+    superbias: SuperbiasParams = param(SuperbiasParams(), "Combination and noisy pixels.")
 
 
-def plan(archive: Archive, engine: sa.Engine, params: SuperbiasParams, request: Request) -> list[Unit]:
+def plan(archive: Archive, engine: sa.Engine, params: SuperbiasSettings, request: Request) -> list[Unit]:
     """One unit for each channel with bias frames on the night."""
     return ensemble.frame_units(engine, archive.camera, request.night, "b", "superbias", lambda row: ({}, ""))
 
 
-def run_unit(unit: Unit, work: Work, params: SuperbiasParams) -> dict[str, Any]:
+def run_unit(unit: Unit, work: Work, params: SuperbiasSettings) -> dict[str, Any]:
     """Combine one channel's bias frames and write the products."""
     files = [work.archive.path(path) for path in unit.attrs["frames"]]
     place = ensemble.product_place(unit, work)
@@ -46,7 +49,7 @@ def run_unit(unit: Unit, work: Work, params: SuperbiasParams) -> dict[str, Any]:
 
 
 def combine_files(
-    files: Sequence[Path], rcid: int | None, place: Callable[[str], Path], work: Work, params: SuperbiasParams
+    files: Sequence[Path], rcid: int | None, place: Callable[[str], Path], work: Work, params: SuperbiasSettings
 ) -> dict[str, Any]:
     """Super-bias of some frames, in the archive or not.
 
@@ -66,33 +69,33 @@ def combine_files(
     """
     camera, comm = work.archive.camera, work.comm
     with work.timers("read"):
-        stack = ensemble.read_stack(files, camera, rcid, _preparer(params, camera), comm, params.n_frames_min)
+        stack = ensemble.read_stack(files, camera, rcid, _preparer(params, camera), comm, params.superbias.n_frames_min)
     with work.timers("combine"):
-        part = combine_superbias(stack.slab, params.combine)
-        pix, std = (slabs.gather_rows(comm, image, camera.n_y) for image in (part.pix, part.std))
+        part = combine_superbias(stack.slab, params.superbias)
+        whole = [slabs.gather_rows(comm, image, camera.n_y) for image in part]
     with agree(comm, "writing"), work.timers("write"):
-        return _write(stack, pix, std, place, params) if rank_of(comm) == 0 else {}
+        return _write(stack, Superbias(*whole), place, params) if rank_of(comm) == 0 else {}
 
 
-def _preparer(params: SuperbiasParams, camera: Camera) -> ensemble.Prepare:
+def _preparer(params: SuperbiasSettings, camera: Camera) -> ensemble.Prepare:
     overscan = params.overscan.model_copy(update={"n_skip": camera.overscan_n_skip})
     return lambda raw: ensemble.floating_bias_subtracted(raw, overscan)
 
 
 def _write(
-    stack: ensemble.Stack, pix: Any, std: Any, place: Callable[[str], Path], params: SuperbiasParams
+    stack: ensemble.Stack, result: Superbias, place: Callable[[str], Path], params: SuperbiasSettings
 ) -> dict[str, Any]:
-    noisy = noisy_pixels(std, params.noisy)
+    noisy = noisy_pixels(result.std, params.superbias)
     metrics = {
         "n_frames": len(stack.names),
         "n_rejected": len(stack.rejected),
         "n_noisy": int(noisy.sum()),
         "overscan_rms_dn": float(np.median([facts["overscan_rms_dn"] for facts in stack.facts])),
-        **superbias_metrics(pix, std),
+        **superbias_metrics(result, len(stack.names), params.superbias),
     }
     cards = ensemble.product_cards(stack.names, len(stack.rejected), stack.channel, ids.BIAS_CODE)
     mask = np.where(noisy, maskbits.NOISY, 0).astype(maskbits.MASK_DTYPE)
-    for kind, image in zip(KINDS, (pix, std, mask)):
+    for kind, image in zip(KINDS, (result.pix, result.std, mask)):
         ensemble.write_image(place(kind), image, cards, metrics)
     return {**metrics, "rejected": list(stack.rejected)}
 
@@ -102,7 +105,7 @@ PIPELINE = Pipeline(
     unit="the bias frames of one readout channel of one night",
     inputs=("readout-channel bias images",),
     outputs=("bias.fits", "biasunc.fits", "biasmask.fits"),
-    params=SuperbiasParams,
+    params=SuperbiasSettings,
     plan=plan,
     run_unit=run_unit,
     catalogue=ensemble.enter_calibrations(KINDS),
