@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import socket
 import uuid
 from collections.abc import Iterator
@@ -14,12 +15,17 @@ from pathlib import Path
 from zsds_hpc.core.errors import Retryable
 
 TEMPORARY_SUFFIX = ".zsds-tmp"
+_OWNED = re.compile(r"\..+\.(?P<host>[^.]+)-(?P<pid>\d+)-[0-9a-f]{8}" + re.escape(TEMPORARY_SUFFIX))
 _PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.ETIMEDOUT, errno.EAGAIN}
+
+
+def _host() -> str:
+    return socket.gethostname().replace(".", "_")
 
 
 def temporary_name(final: Path) -> Path:
     """Name beside `final` that no other process on any host uses."""
-    tag = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    tag = f"{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     return final.with_name(f".{final.name}.{tag}{TEMPORARY_SUFFIX}")
 
 
@@ -109,6 +115,7 @@ class Staging:
     def __init__(self, root: str | Path):
         self.root = Path(root)
         self._pending: dict[str, Path] = {}
+        self._renamed: list[Path] = []
 
     def path(self, relative: str) -> Path:
         """Temporary path under which to write the product `relative`."""
@@ -126,25 +133,35 @@ class Staging:
                 seals[relative] = Seal(sha256_of(temporary), temporary.stat().st_size)
         for relative, temporary in self._pending.items():
             with passing_faults(relative):
+                self._renamed.append(self.root / relative)
                 _rename_into_place(temporary, self.root / relative)
         self._pending.clear()
         return seals
 
     def discard(self) -> None:
-        """Remove whatever was written."""
-        for temporary in self._pending.values():
-            temporary.unlink(missing_ok=True)
+        """Remove whatever was written, sealed products too: without a record they do not count."""
+        for written in (*self._pending.values(), *self._renamed):
+            written.unlink(missing_ok=True)
         self._pending.clear()
+        self._renamed.clear()
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def remove_leftovers(root: str | Path) -> int:
     """Remove temporary files that a killed process of this host left below `root`; returns how many."""
     n_removed = 0
-    host = socket.gethostname()
     for path in Path(root).rglob(f".*{TEMPORARY_SUFFIX}"):
-        owner = path.name.removesuffix(TEMPORARY_SUFFIX).rsplit(".", 1)[-1]
-        pid = owner.rsplit("-", 2)[1]
-        if owner.startswith(host) and not os.path.exists(f"/proc/{pid}"):
+        owner = _OWNED.fullmatch(path.name)
+        if owner and owner["host"] == _host() and not _is_running(int(owner["pid"])):
             path.unlink(missing_ok=True)
             n_removed += 1
     return n_removed

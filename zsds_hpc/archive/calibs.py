@@ -4,8 +4,6 @@ import datetime
 from collections.abc import Iterable
 from typing import Any
 
-import sqlalchemy as sa
-
 from zsds_hpc.archive import database
 
 
@@ -45,7 +43,7 @@ class CalibrationChoice:
     validity_days : int
     """
 
-    def __init__(self, engine: sa.Engine, kind: str, validity_days: int):
+    def __init__(self, engine: database.Engine, kind: str, validity_days: int):
         self._validity_days = validity_days
         self._by_channel: dict[tuple[int, str], list[dict[str, Any]]] = {}
         for row in database.get(engine, database.calibrations, ("night", "path"), kind=kind):

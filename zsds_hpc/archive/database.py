@@ -10,6 +10,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from zsds_hpc.archive import paths
+from zsds_hpc.core.errors import Retryable, UsageError
+
+Engine = sa.Engine
 
 metadata = sa.MetaData()
 
@@ -103,13 +106,33 @@ def open_database(root: str | Path, url: str | None = None) -> sa.Engine:
         Archive root; holds the embedded SQLite file.
     url : str, optional
         SQLAlchemy URL of a server instead.
+
+    Raises
+    ------
+    UsageError
+        The URL is not one, its driver is not installed, or the file is not a database.
+    Retryable
+        The database cannot be reached or is locked.
     """
     if url is None:
         Path(root).mkdir(parents=True, exist_ok=True)
         url = f"sqlite:///{Path(root).absolute() / paths.database()}"
-    engine = sa.create_engine(url)
-    metadata.create_all(engine)
+    try:
+        engine = sa.create_engine(url)
+        metadata.create_all(engine)
+    except sa.exc.OperationalError as error:
+        raise Retryable(f"database {_shown(url)}: {error.orig}") from error
+    except (sa.exc.SQLAlchemyError, ImportError, ValueError) as error:
+        raise UsageError(f"database {_shown(url)}: {getattr(error, 'orig', error)}") from error
     return engine
+
+
+def _shown(url: str) -> str:
+    """The URL without its password."""
+    try:
+        return sa.make_url(url).render_as_string()
+    except (sa.exc.ArgumentError, ValueError):
+        return repr(url)
 
 
 def put(engine: sa.Engine, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:

@@ -1,7 +1,9 @@
 """FITS files in and out: verified when read, checksummed when written, equal content giving equal bytes."""
 
 import io
+import math
 import re
+import warnings
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
+from astropy.io.fits.verify import VerifyError, VerifyWarning
 
 from zsds_hpc.archive import fitswalk
 from zsds_hpc.core.errors import BadInput
@@ -19,6 +22,7 @@ _STRUCTURE = re.compile(
     r"|TFIELDS|T(?:TYPE|FORM|DIM|UNIT|NULL)\d+|Z(?:IMAGE|TENSION|SIMPLE|EXTEND|BITPIX|NAXIS\d*|TILE\d+|CMPTYPE)"
     r"|Z(?:NAME\d+|VAL\d+|QUANTIZ|DITHER0|PCOUNT|GCOUNT|BLANK)"
 )
+_MAX_TILE_RATIO = 4000  # pixels of a tile to bytes of the unit; Rice packs a constant tile about 500 to one
 _EMPTY_PRIMARY = fits.PrimaryHDU().header.tostring().encode("ascii")
 
 Card = tuple[str, Any] | tuple[str, Any, str]
@@ -85,6 +89,13 @@ class FitsFile:
         unit = self.unit(ext)
         return fits.Header.fromstring(self.data[unit.start : unit.data_start].decode("ascii"))
 
+    def _number(self, unit: fitswalk.Unit, keyword: str, default: float) -> float:
+        text = unit.cards.get(keyword, str(default))
+        try:
+            return float(text.replace("D", "E"))
+        except ValueError:
+            raise BadInput(f"{self.name}[{unit.index}]: {keyword} = {text}") from None
+
     def image(self, ext: int = 0, shape: tuple[int, int] | None = None) -> np.ndarray:
         """Pixels of an extension in native byte order.
 
@@ -105,29 +116,42 @@ class FitsFile:
     def _plain(self, unit: fitswalk.Unit, shape: tuple[int, ...]) -> np.ndarray:
         kind = {8: ">u1", 16: ">i2", 32: ">i4", 64: ">i8", -32: ">f4", -64: ">f8"}[unit.integer("BITPIX") or 0]
         stored = np.frombuffer(self.data, kind, int(np.prod(shape)), unit.data_start).reshape(shape)
-        zero = float(unit.cards.get("BZERO", "0").replace("D", "E"))
-        scale = float(unit.cards.get("BSCALE", "1").replace("D", "E"))
+        zero, scale = self._number(unit, "BZERO", 0.0), self._number(unit, "BSCALE", 1.0)
         if scale == 1 and zero == 32768 and kind == ">i2":
             return stored.astype(np.int16).view(np.uint16) ^ np.uint16(0x8000)
         native = stored.astype(stored.dtype.newbyteorder("="))
         return native if (scale, zero) == (1, 0) else (native * scale + zero).astype(np.float32)
 
     def _compressed(self, unit: fitswalk.Unit) -> np.ndarray:
+        self._check_tiles(unit)
+        return np.ascontiguousarray(self._decoded(unit, "decompressed"))
+
+    def _check_tiles(self, unit: fitswalk.Unit) -> None:
+        """A few bytes can declare an image of terabytes: as many tiles must be there as its shape asks for."""
+        shape = [unit.integer(f"ZNAXIS{axis}", 0) or 0 for axis in (1, 2)]
+        tile = [unit.integer("ZTILE1", shape[0]) or 0, unit.integer("ZTILE2", 1) or 0]
+        rows = unit.integer("NAXIS2", 0)
+        if min(*shape, *tile) < 1 or math.prod(-(-n // t) for n, t in zip(shape, tile)) != rows:
+            raise BadInput(f"{self.name}[{unit.index}]: {rows} tiles of {tile} do not make an image of {shape}")
+        if math.prod(tile) > _MAX_TILE_RATIO * (unit.end - unit.data_start):
+            raise BadInput(f"{self.name}[{unit.index}]: tiles of {tile} in {unit.end - unit.data_start} bytes")
+
+    def _decoded(self, unit: fitswalk.Unit, verb: str) -> np.ndarray:
         lone = io.BytesIO(_EMPTY_PRIMARY + self.data[unit.start : unit.end])
         try:
-            with fits.open(lone, memmap=False) as hdus:
-                return np.ascontiguousarray(hdus[1].data)
+            with warnings.catch_warnings(), fits.open(lone, memmap=False) as hdus:
+                warnings.simplefilter("error", VerifyWarning)
+                return np.asarray(hdus[1].data)
         except Exception as error:
-            raise BadInput(f"{self.name}[{unit.index}]: cannot be decompressed ({error})") from error
+            reason = " ".join(str(error).split())
+            raise BadInput(f"{self.name}[{unit.index}]: cannot be {verb} ({reason})") from error
 
     def table(self, ext: int = 1) -> np.ndarray:
         """Rows of a binary table as a structured array in native byte order."""
         unit = self.unit(ext)
         if unit.cards.get("XTENSION", "").strip("' ") != "BINTABLE":
             raise BadInput(f"{self.name}[{ext}]: not a binary table")
-        lone = io.BytesIO(_EMPTY_PRIMARY + self.data[unit.start : unit.end])
-        with fits.open(lone, memmap=False) as hdus:
-            rows = np.asarray(hdus[1].data)
+        rows = self._decoded(unit, "read as a table")
         return rows.astype(rows.dtype.newbyteorder("="))
 
 
@@ -221,5 +245,22 @@ def clean_cards(header: fits.Header, drop: Iterable[str] = ()) -> list[Card]:
     return [
         (card.keyword, card.value, card.comment)
         for card in header.cards
-        if card.keyword not in unwanted and not _STRUCTURE.fullmatch(card.keyword)
+        if card.keyword not in unwanted and not _STRUCTURE.fullmatch(card.keyword) and _is_readable(card)
     ]
+
+
+def _is_readable(card: fits.Card) -> bool:
+    try:
+        return card.value is not None
+    except VerifyError:
+        return False
+
+
+def card_value(header: fits.Header, keyword: str) -> Any:
+    """Value of a card; its text where the value is not legal FITS (``NaN``); None where there is none."""
+    try:
+        value = header.get(keyword)
+    except VerifyError:
+        with warnings.catch_warnings(action="ignore"):
+            return header.cards[keyword].image[10:].strip("' ")
+    return None if isinstance(value, fits.card.Undefined) else value

@@ -8,7 +8,8 @@ from zsds_hpc.archive.fitsfiles import read_bytes
 from zsds_hpc.core.errors import BadInput
 from zsds_hpc.core.names import parse_raw_name
 
-_LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})\s+(?P<size>\d{1,12})\s+(?P<filename>\S.*)")
+_LINE = re.compile(r"(?P<sha256>[0-9a-f]{64})\s+(?P<size>\d{1,12})\s+(?P<filename>\S.*)", re.ASCII)
+_LONGEST_NAME = 120
 
 
 @dataclass(frozen=True)
@@ -40,24 +41,22 @@ def read_manifest(path: Path, night: str) -> list[Entry]:
     Raises
     ------
     BadInput
-        The manifest itself is missing or is not text.
+        The manifest is missing, or not one of its lines can be read.
     """
-    try:
-        lines = read_bytes(path).decode("utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise BadInput(f"{path}: not a text file") from None
+    lines = read_bytes(path).decode("utf-8", "backslashreplace").split("\n")
     entries: dict[str, Entry] = {}
-    contents: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         if line.strip() and not line.startswith("#"):
             entry = _entry(line, f"{path.name}:{number}", night)
-            entries[entry.filename] = _merged(entries.get(entry.filename), entry, contents)
-    return [entries[name] for name in sorted(entries)]
+            entries[entry.filename] = _merged(entries.get(entry.filename), entry)
+    if entries and not any(entry.sha256 or "listed twice" in entry.problem for entry in entries.values()):
+        raise BadInput(f"{path}: not a manifest, no line is 'sha256 size filename'")
+    return _without_twins([entries[name] for name in sorted(entries)])
 
 
 def _entry(line: str, where: str, night: str) -> Entry:
     found = _LINE.fullmatch(line.strip())
-    if not found:
+    if not found or len(found["filename"]) > _LONGEST_NAME or not found["filename"].isprintable():
         return Entry(f"({where})", "", 0, f"{where}: not 'sha256 size filename'")
     entry = Entry(found["filename"], found["sha256"], int(found["size"]))
     return Entry(entry.filename, entry.sha256, entry.size, _name_problem(entry.filename, night))
@@ -73,12 +72,16 @@ def _name_problem(filename: str, night: str) -> str:
     return "" if name.night == night else f"file of night {name.night} in the manifest of {night}"
 
 
-def _merged(before: Entry | None, entry: Entry, contents: dict[str, str]) -> Entry:
-    if before is not None:
-        if (before.sha256, before.size) == (entry.sha256, entry.size):
-            return before
-        return Entry(entry.filename, "", 0, "contradictory: listed twice with different contents")
-    twin = contents.setdefault(entry.sha256, entry.filename)
-    if entry.sha256 and twin != entry.filename and not entry.problem:
-        return Entry(entry.filename, entry.sha256, entry.size, f"duplicate: same content as {twin}")
-    return entry
+def _merged(before: Entry | None, entry: Entry) -> Entry:
+    if before is None or (before.sha256, before.size) == (entry.sha256, entry.size):
+        return entry
+    return Entry(entry.filename, "", 0, "contradictory: listed twice with different contents")
+
+
+def _without_twins(entries: list[Entry]) -> list[Entry]:
+    first: dict[str, str] = {}
+    for index, entry in enumerate(entries):
+        if not entry.problem and (twin := first.setdefault(entry.sha256, entry.filename)) != entry.filename:
+            problem = f"duplicate: same content as {twin}"
+            entries[index] = Entry(entry.filename, entry.sha256, entry.size, problem)
+    return entries

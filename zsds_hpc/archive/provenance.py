@@ -55,20 +55,20 @@ class Record:
 
     def write(self, path: Path) -> None:
         """Commit the record atomically."""
-        atomic.write_json(path, {**_plain(dataclasses.asdict(self)), "record_version": 1})
+        atomic.write_json(path, {**plain(dataclasses.asdict(self)), "record_version": 1})
 
 
-def _plain(value: Any) -> Any:
-    """JSON-ready copy: NumPy scalars to Python ones, NaN and infinities to null."""
+def plain(value: Any) -> Any:
+    """JSON-ready copy: NumPy scalars to Python ones, NaN and infinities to null, the rest to text."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float):
         return value if abs(value) < float("inf") else None
-    return value
+    return value if value is None or isinstance(value, (str, int)) else str(value)
 
 
 def read_record(path: Path) -> Record | None:
@@ -79,13 +79,13 @@ def read_record(path: Path) -> Record | None:
         content["state"] = State(content["state"])
         content["outputs"] = {name: Seal(**seal) for name, seal in content["outputs"].items()}
         return Record(**content)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
 def fingerprint_of(pipeline: str, params: dict[str, Any], inputs: dict[str, str]) -> str:
     """Identity of a computation: the same fingerprint gives the same products."""
-    content = json.dumps([pipeline, __version__, _plain(params), sorted(inputs.items())], sort_keys=True)
+    content = json.dumps([pipeline, __version__, plain(params), sorted(inputs.items())], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 

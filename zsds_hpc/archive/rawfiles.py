@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from astropy.io import fits
 
-from zsds_hpc.archive.fitsfiles import Card, FitsFile, Hdu, clean_cards, write_fits
+from zsds_hpc.archive.fitsfiles import Card, FitsFile, Hdu, card_value, clean_cards, write_fits
 from zsds_hpc.core.errors import BadInput
 from zsds_hpc.settings.camera import Camera, Channel, Place
 
@@ -110,8 +110,8 @@ class _Roles:
         if keyword is None:
             return default
         for header in self._headers:
-            value = header.get(keyword)
-            if value is not None and not isinstance(value, fits.card.Undefined):
+            value = card_value(header, keyword)
+            if value is not None:
                 return value
         if role in self._camera.required:
             raise BadInput(f"{self._name}: keyword {keyword} ({role}) is missing")

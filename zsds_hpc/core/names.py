@@ -7,7 +7,8 @@ KINDS = {"o": "object", "b": "bias", "f": "flat", "d": "dark"}
 
 _RAW = re.compile(
     r"ztf_(?P<night>\d{8})(?P<fracday>\d{6})_(?P<field>\d{6})_(?P<filtercode>[a-z]{2})"
-    r"_c(?P<ccdid>\d{2})_(?P<kind>[obfd])\.fits\.fz"
+    r"_c(?P<ccdid>\d{2})_(?P<kind>[obfd])\.fits\.fz",
+    re.ASCII,
 )
 
 

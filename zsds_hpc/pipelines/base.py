@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import sqlalchemy as sa
-
 from zsds_hpc.archive import database
 from zsds_hpc.archive.atomic import Staging
+from zsds_hpc.archive.database import Engine
 from zsds_hpc.core.params import Params
 from zsds_hpc.parallel.timers import Timers
 from zsds_hpc.settings.camera import Camera
@@ -51,7 +50,7 @@ class Archive:
     camera: Camera
     database_url: str | None = None
 
-    def engine(self) -> sa.Engine:
+    def engine(self) -> Engine:
         """Database of the archive; for rank 0 only."""
         return database.open_database(self.root, self.database_url)
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sqlalchemy as sa
 
 from zsds_hpc.archive import database, paths
+from zsds_hpc.archive.database import Engine
 from zsds_hpc.archive.fitsfiles import Card, Hdu, write_fits
 from zsds_hpc.archive.provenance import Record
 from zsds_hpc.archive.rawfiles import RawChannel, read_channel
@@ -122,7 +122,7 @@ def write_image(path: Path, pix: np.ndarray, cards: list[Card], metrics: dict[st
 
 
 def frame_units(
-    engine: sa.Engine, camera: Camera, night: str, kind: str, label: str, more: Callable[[dict], tuple[dict, str]]
+    engine: Engine, camera: Camera, night: str, kind: str, label: str, more: Callable[[dict], tuple[dict, str]]
 ) -> list[Unit]:
     """One unit for each channel and filter that has frames of a kind on a night.
 
@@ -160,7 +160,7 @@ def frame_units(
 def enter_calibrations(kinds: Sequence[str]) -> Callable[..., None]:
     """Rule that enters a pipeline's sealed products in the calibrations table."""
 
-    def catalogue(engine: sa.Engine, camera: Camera, records: Sequence[Record]) -> None:
+    def catalogue(engine: Engine, camera: Camera, records: Sequence[Record]) -> None:
         rows = []
         for record in records:
             m = record.metrics

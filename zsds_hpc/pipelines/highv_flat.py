@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sqlalchemy as sa
 
 from zsds_hpc.archive.calibs import CalibrationChoice
+from zsds_hpc.archive.database import Engine
 from zsds_hpc.archive.fitsfiles import FitsFile
 from zsds_hpc.archive.rawfiles import RawChannel
 from zsds_hpc.core import maskbits
@@ -41,7 +41,7 @@ class HighvFlatSettings(Params):
     badpix: BadpixParams = param(BadpixParams(), "Pixels of bad response.")
 
 
-def plan(archive: Archive, engine: sa.Engine, params: HighvFlatSettings, request: Request) -> list[Unit]:
+def plan(archive: Archive, engine: Engine, params: HighvFlatSettings, request: Request) -> list[Unit]:
     """One unit for each channel and filter with dome flats on the night."""
     choices = [CalibrationChoice(engine, kind, params.validity_days) for kind in ("bias", "biasmask")]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sqlalchemy as sa
 
 from zsds_hpc.archive import database, manifest, paths, previews, rawfiles
 from zsds_hpc.archive.atomic import write_bytes
+from zsds_hpc.archive.database import Engine
 from zsds_hpc.archive.fitsfiles import Card, FitsFile, read_bytes
 from zsds_hpc.archive.provenance import Record, read_record
 from zsds_hpc.astrometry.geometry import ChannelGeometry, initial_wcs
@@ -39,7 +39,7 @@ def manifest_name(night: str) -> str:
     return f"ztf_{night}_manifest.txt"
 
 
-def plan(archive: Archive, engine: sa.Engine, params: IngestParams, request: Request) -> list[Unit]:
+def plan(archive: Archive, engine: Engine, params: IngestParams, request: Request) -> list[Unit]:
     """One unit for each file of the manifest, and an account of every line of it."""
     if request.incoming is None:
         raise UsageError("ingest needs --incoming: the directory in which the camera's files arrive")
@@ -200,7 +200,7 @@ def raw_metrics(image: rawfiles.RawChannel, camera: Camera) -> dict[str, float]:
     }
 
 
-def catalogue(engine: sa.Engine, camera: Camera, records: Sequence[Record]) -> None:
+def catalogue(engine: Engine, camera: Camera, records: Sequence[Record]) -> None:
     """Enter states of manifest files, and the channel images of sealed units."""
     rows, files = [], []
     for record in records:

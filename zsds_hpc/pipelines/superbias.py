@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sqlalchemy as sa
 
+from zsds_hpc.archive.database import Engine
 from zsds_hpc.core import ids, maskbits
 from zsds_hpc.core.params import Params, param
 from zsds_hpc.detector.overscan import OverscanParams
@@ -35,7 +35,7 @@ class SuperbiasSettings(Params):
     superbias: SuperbiasParams = param(SuperbiasParams(), "Combination and noisy pixels.")
 
 
-def plan(archive: Archive, engine: sa.Engine, params: SuperbiasSettings, request: Request) -> list[Unit]:
+def plan(archive: Archive, engine: Engine, params: SuperbiasSettings, request: Request) -> list[Unit]:
     """One unit for each channel with bias frames on the night."""
     return ensemble.frame_units(engine, archive.camera, request.night, "b", "superbias", lambda row: ({}, ""))
 

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 
-import sqlalchemy as sa
-
 from zsds_hpc.archive import database
+from zsds_hpc.archive.database import Engine
 from zsds_hpc.archive.provenance import Record, read_record
 from zsds_hpc.pipelines.base import Archive, Pipeline
 from zsds_hpc.settings.camera import Camera
 
 
-def enter_records(engine: sa.Engine, camera: Camera, pipeline: Pipeline, records: Sequence[Record]) -> None:
+def enter_records(engine: Engine, camera: Camera, pipeline: Pipeline, records: Sequence[Record]) -> None:
     """Enter a batch of records: the units' states, and the products by the pipeline's own rule."""
     database.put(engine, database.units, [_unit_row(record) for record in records])
     pipeline.catalogue(engine, camera, records)
