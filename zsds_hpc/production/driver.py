@@ -87,7 +87,8 @@ def _run(name: str, options: argparse.Namespace, comm: Any) -> int:
         return _list_units(name, archive, params, request) if rank_of(comm) == 0 else 0
     job_id = broadcast(comm, new_job_id(name))
     job = Job(get_pipeline(name), archive, params, job_id, comm, retry_failed=options.retry_failed)
-    return run_pipeline(job, request)
+    code = run_pipeline(job, request)
+    return code if rank_of(comm) == 0 else 0  # a launcher ends the job at the first rank that exits with a failure
 
 
 def _list_units(name: str, archive: Archive, params: Any, request: Request) -> int:
