@@ -18,7 +18,16 @@ import hpgeom
 import numpy as np
 
 from zsds_hpc.archive.atomic import flush_to_disk, passing_faults, sha256_of, temporary_name, write_json
-from zsds_hpc.archive.refcat_sources import RefKind, RowCounts, kind_named, read_rows
+from zsds_hpc.archive.refcat_sources import (
+    GAIA_COLUMNS,
+    GAIA_DTYPE,
+    PS1_COLUMNS,
+    PS1_DTYPE,
+    RefKind,
+    RowCounts,
+    kind_named,
+    read_rows,
+)
 from zsds_hpc.astrometry.sphere import unit_vectors, wrap_360
 from zsds_hpc.core.errors import BadInput, UsageError
 
