@@ -99,7 +99,7 @@ def channel_map(ccdid: int, qid: int, build: dict[str, float], x: Array, y: Arra
     return plane_to_tangent(ccd_center_deg(ccdid)[:, None] + turned)
 
 
-def expand(ccdid: int, qid: int, build: dict[str, float]) -> tuple[Array, Array]:
+def expand(ccdid: int, qid: int, build: dict[str, float]) -> tuple[Array, float]:
     """Least-squares cubic expansion: (2, 10) coefficients [1, dx, dy, t...] and the residual in pixels."""
     u, v = (a.ravel() for a in np.meshgrid(np.linspace(-1, 1, 41), np.linspace(-1, 1, 41)))
     x, y = 1536.0 * u, 1540.0 * v
@@ -107,10 +107,10 @@ def expand(ccdid: int, qid: int, build: dict[str, float]) -> tuple[Array, Array]
     basis = np.vstack([np.ones_like(u), u, v, terms]).T
     target = channel_map(ccdid, qid, build, x, y).T
     coefficients = np.linalg.lstsq(basis, target, rcond=None)[0]
-    residual = np.abs(basis @ coefficients - target).max() / SCALE_DEG
+    residual = float(np.abs(basis @ coefficients - target).max() / SCALE_DEG)
     coefficients[1] /= 1536.0
     coefficients[2] /= 1540.0
-    return coefficients.T, residual
+    return np.asarray(coefficients.T, np.float64), residual
 
 
 def flow(values: Array, form: str) -> str:

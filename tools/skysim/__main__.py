@@ -8,8 +8,9 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tools.skysim.camera import Camera, load_camera
 from tools.skysim.survey import Exposure, Simulation, load_simulation
@@ -39,6 +40,14 @@ class Job:
     def part_path(self, name: str) -> Path:
         """Part of the truth that one piece of work leaves."""
         return self.out / "truth" / "parts" / f"{name}.h5"
+
+
+class Unit(NamedTuple):
+    """A piece of work: its name, the text that decides its content, and what to do."""
+
+    name: str
+    content: str
+    action: Callable[[], dict[str, Path]]
 
 
 def source_key(simulation: Simulation) -> str:
@@ -77,21 +86,20 @@ def catalog_unit(job: Job) -> dict[str, Path]:
     return {path.stem: path for path in catalogs.write_catalogs(job.simulation, job.camera, job.out / "refcats")}
 
 
-def all_units(job: Job) -> list[tuple[str, str, Callable[[], dict[str, Path]]]]:
-    """Every piece of work as (name, what decides its content, action); CCD by CCD so that maps are reused."""
+def all_units(job: Job) -> list[Unit]:
+    """Every piece of work, CCD by CCD so that a rank's detector maps are reused."""
     s = job.simulation
     fixed = repr((s.seed, s.sky, s.physics, s.rcids, sorted(s.fields.items())))
     starts = repr(sorted({(e.night, e.field): e.mjd for e in reversed(s.exposures)}.items()))
-    units: list[tuple[str, str, Callable[[], dict[str, Path]]]] = [
-        ("catalogues", fixed + repr(s.ccdids), lambda: catalog_unit(job))
-    ]
-    order = sorted(s.exposures, key=lambda e: (e.kind != "object", e.kind, e.field, e.filtercode, e.index))
+    filters = repr(sorted({e.filtercode for e in s.exposures}))
+    units = [Unit("catalogues", fixed + repr(s.ccdids), partial(catalog_unit, job))]
+    order = sorted(s.exposures, key=lambda e: (e.kind != "object", e.kind, e.field, e.filtercode, e.mjd))
     for ccdid in s.ccdids:
         for e in order:
-            units.append((e.filename(ccdid), fixed + starts + repr(e), lambda e=e, c=ccdid: render_unit(job, e, c)))
+            units.append(Unit(e.filename(ccdid), fixed + starts + repr(e), partial(render_unit, job, e, ccdid)))
         for channel in job.camera.of_ccd(ccdid):
-            filters = sorted({e.filtercode for e in s.exposures})
-            units.append((f"detector_{channel.rcid:02d}", repr(filters), lambda r=channel.rcid: detector_unit(job, r)))
+            action = partial(detector_unit, job, channel.rcid)
+            units.append(Unit(f"detector_{channel.rcid:02d}", filters, action))
     return units
 
 
@@ -146,7 +154,7 @@ def run_share(job: Job, rank: int, size: int) -> int:
 
 def finish_night(job: Job, night: str) -> None:
     """Manifest and truth of a night, from the records; nothing is touched when both are as they should be."""
-    from tools.skysim import truth
+    from tools.skysim import rawfile, truth
 
     s = job.simulation
     own = [(e, c) for e in s.exposures if e.night == night for c in s.ccdids]
@@ -158,7 +166,7 @@ def finish_night(job: Job, night: str) -> None:
         lines.append((e.filename(ccdid), f"{item['sha256']}  {item['size']}  {e.filename(ccdid)}\n"))
         parts.append(job.part_path(e.filename(ccdid)))
     manifest = job.out / "incoming" / night / f"ztf_{night}_manifest.txt"
-    manifest.write_text("".join(line for _, line in sorted(lines)))
+    rawfile.write_atomically(manifest, "".join(line for _, line in sorted(lines)).encode())
     parts += [job.part_path(f"detector_{c.rcid:02d}") for ccdid in s.ccdids for c in job.camera.of_ccd(ccdid)]
     record, path = records / f"truth_{night}.json", job.out / "truth" / f"truth_{night}.h5"
     key = hashlib.sha256("".join(sha256_of(part) for part in parts).encode()).hexdigest()

@@ -10,7 +10,7 @@ Array = NDArray[np.float64]
 THICKNESS_PIX = 2.7  # 40 microns of silicon at 15 microns a pixel
 MUON_E_PER_PIX = 1200.0  # 80 e per micron of path
 WORM_E_PER_PIX = 2500.0
-DIFFUSION_PIX = 0.3
+DIFFUSION_PIX = 0.25
 STEP_PIX = 0.1
 WORM_SHARE = 0.3
 #: Least charge of a pixel that counts as hit in the truth.
@@ -20,7 +20,7 @@ LEAST_E = 10.0
 class Hits(NamedTuple):
     """Hit pixels: flat index (int32), charge (float32, electrons) and number of the clump (int32)."""
 
-    index: NDArray[np.int32]
+    pixel: NDArray[np.int32]
     electrons: NDArray[np.float32]
     clump: NDArray[np.int32]
 
@@ -50,7 +50,9 @@ def _worm(rng: np.random.Generator) -> tuple[Array, Array, Array]:
 
 def draw_hits(rng: np.random.Generator, mean_number: float, ny: int, nx: int) -> Hits:
     """All hits in one image, charge spread by diffusion."""
-    index, electrons, clump = [], [], []
+    index: list[NDArray] = []
+    electrons: list[NDArray] = []
+    clump: list[NDArray] = []
     for k in range(int(rng.poisson(mean_number))):
         dx, dy, charge = _worm(rng) if rng.random() < WORM_SHARE else _muon(rng)
         copies = 8
@@ -64,10 +66,9 @@ def draw_hits(rng: np.random.Generator, mean_number: float, ny: int, nx: int) ->
         index.append(pixels[kept])
         electrons.append(values[kept])
         clump.append(np.full(int(kept.sum()), k))
-    if not index:
-        index, electrons, clump = [np.zeros(0)], [np.zeros(0)], [np.zeros(0)]
+    none = np.zeros(0)
     return Hits(
-        np.concatenate(index).astype(np.int32),
-        np.concatenate(electrons).astype(np.float32),
-        np.concatenate(clump).astype(np.int32),
+        np.concatenate([none, *index]).astype(np.int32),
+        np.concatenate([none, *electrons]).astype(np.float32),
+        np.concatenate([none, *clump]).astype(np.int32),
     )

@@ -24,6 +24,8 @@ PRNU_SIGMA = 0.007
 PRNU_FACTOR = {"zg": 1.15, "zr": 1.0, "zi": 0.9}
 #: Deferred charge: share of the last column's signal in the first over-scan column, and decay per column.
 TRAIL_FRACTION, TRAIL_DECAY = 4e-4, 0.35
+#: Traps hold back this much of even a faint column, DN, filled by a signal of TRAP_SIGNAL_DN.
+TRAP_DN, TRAP_SIGNAL_DN = 3.0, 60.0
 
 # Bits of the survey's mask that the simulator's defects belong to.
 BIT_LOW, BIT_HIGH, BIT_NOISY, BIT_DEAD = 4, 8, 16, 512
@@ -104,20 +106,20 @@ def _defects(camera: Camera, rng: np.random.Generator) -> Defects:
     """Bad columns and isolated dead, low, high, hot and noisy pixels."""
     ny, nx = camera.n_y, camera.n_x
     values: dict[int, float] = {}
-    for low, high, n in ((0.0, 0.0, 250), (0.3, 0.75, 900), (1.25, 1.6, 150)):
+    for weakest, strongest, n in ((0.0, 0.0, 250), (0.3, 0.75, 900), (1.25, 1.6, 150)):
         index = rng.integers(0, ny * nx, n)
-        values.update(zip(index.tolist(), rng.uniform(low, high, n).tolist(), strict=True))
+        values.update(zip(index.tolist(), rng.uniform(weakest, strongest, n).tolist(), strict=True))
     for _ in range(int(rng.integers(3, 7))):
         column, start = int(rng.integers(0, nx)), int(rng.integers(0, ny - 200))
-        response = float(rng.choice([0.0, 0.4, 0.7]))
-        values.update({row * nx + column: response for row in range(start, ny)})
+        factor = float(rng.choice([0.0, 0.4, 0.7]))
+        values.update({row * nx + column: factor for row in range(start, ny)})
     response_index = np.array(sorted(values), np.intp)
     response = np.array([values[k] for k in response_index.tolist()], np.float32)
     hot_index = np.unique(rng.integers(0, ny * nx, 700))
     dark = (10.0 ** rng.uniform(1.0, 3.7, hot_index.size)).astype(np.float32)
     noisy_index = np.unique(rng.integers(0, ny * nx, 1200))
-    noise = (10.0 * 10.0 ** rng.uniform(0.5, 1.3, noisy_index.size)).astype(np.float32)
-    return Defects(response_index, response, hot_index, dark, noisy_index, noise)
+    extra = (10.0 * 10.0 ** rng.uniform(0.5, 1.3, noisy_index.size)).astype(np.float32)
+    return Defects(response_index, response, hot_index, dark, noisy_index, extra)
 
 
 def defect_mask(camera: Camera, defects: Defects) -> NDArray[np.int16]:
@@ -195,7 +197,7 @@ def response_map(camera: Camera, channel: Channel, maps: Maps, filtercode: str, 
 
 def bleed(electrons: Image, full_well_e: float) -> NDArray[np.intp]:
     """Spill charge above the full well along the columns, both ways, in place; flat indices of full pixels."""
-    ny, nx = electrons.shape
+    nx = electrons.shape[1]
     over = np.flatnonzero(electrons.ravel() > full_well_e)
     for column in np.unique(over % nx).tolist():
         charge = electrons[:, column].astype(np.float64)
@@ -284,6 +286,8 @@ def overscan_strip(
     noise = rng.standard_normal((camera.n_y, camera.n_overscan), np.float32)
     noise *= np.float32(channel.read_noise_e / channel.gain_e)
     noise += levels.astype(np.float32)[:, None]
-    trail = TRAIL_FRACTION * TRAIL_DECAY ** np.arange(camera.n_overscan)
-    noise += np.maximum(last_column_dn, 0.0)[:, None] * trail.astype(np.float32)
+    signal = np.maximum(last_column_dn, 0.0)
+    held = TRAIL_FRACTION * signal + TRAP_DN * (1.0 - np.exp(-signal / TRAP_SIGNAL_DN))
+    decay = TRAIL_DECAY ** np.arange(camera.n_overscan)
+    noise += (held[:, None] * decay).astype(np.float32)
     return quantise(noise, camera.adc_max_dn)

@@ -36,13 +36,13 @@ def _identity_cards(camera: Camera, exposure: Exposure, ccdid: int) -> list[tupl
         ("PIXSCALE", camera.pixel_scale_arcsec, "Pixel scale, in arcsec per pixel"),
         ("FILENAME", exposure.filename(ccdid).removesuffix(".fz"), "File name"),
         ("ORIGNAME", exposure.filename(ccdid).removesuffix(".fz"), "Original file name"),
-        ("FRAMENUM", exposure.index + 1, "Detector frame number"),
+        ("FRAMENUM", exposure.frame, "Detector frame number"),
         ("CCD_ID", ccdid, "ID value of CCD detector"),
         ("CCDNAME", f"S{ccdid:02d}", "Detector name or serial number"),
         ("FIELDID", exposure.field, "ZTF field ID number"),
         ("PROGRMID", exposure.program_id if science else 0, "Queue program ID"),
         ("PROGRMPI", PROGRAMS[exposure.program_id] if science else "Engineering", "Queue program PI"),
-        ("REQUSTID", exposure.index, "Queue request ID"),
+        ("REQUSTID", exposure.frame, "Queue request ID"),
         ("QCOMMENT", "all_sky" if science else "calibration", "Queue comment"),
     ]
     if exposure.kind != "bias":
@@ -102,7 +102,7 @@ def _pointing_cards(camera: Camera, exposure: Exposure) -> list[tuple[str, Any, 
 
 def _telemetry_cards(camera: Camera, exposure: Exposure) -> list[tuple[str, Any, str]]:
     """Weather, temperatures, Sun and Moon."""
-    rng = np.random.default_rng([exposure.index, 77])
+    rng = np.random.default_rng([exposure.seed, 77])
     mjd = exposure.mjd
     sun_alt, sun_az, _ = almanac.altaz(*almanac.sun(mjd), mjd, camera.site)
     moon_ra, moon_dec = almanac.moon(mjd)

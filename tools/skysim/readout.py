@@ -13,10 +13,11 @@ from tools.skysim.rawfile import ChannelPixels
 from tools.skysim.scene import Scene, View, make_scene, make_view
 from tools.skysim.survey import Exposure, Simulation
 
+Array = NDArray[np.float64]
 Image = NDArray[np.float32]
 
 BLOCK_ROWS = 88
-WCS_GRID = 33
+WCS_GRID, WCS_BORDER_PIX = 33, 32.0
 ENERGY_RADII_PIX = np.array([1.0, 1.5, 2.0, 3.0, 5.0, 7.0, 10.0, 15.0])
 
 
@@ -49,14 +50,14 @@ def expose(
     channels = camera.of_ccd(ccdid)
     signals, truths = [], []
     for channel in channels:
-        rng = np.random.default_rng([simulation.seed, 61, exposure.index, channel.rcid])
+        rng = np.random.default_rng([simulation.seed, 61, exposure.seed, channel.rcid])
         truth = ChannelTruth(channel.rcid)
         signals.append(_signal(simulation, camera, exposure, channel, rng, truth))
         truths.append(truth)
     _crosstalk(signals, camera)
     pixels = {}
     for channel, signal, truth in zip(channels, signals, truths, strict=True):
-        rng = np.random.default_rng([simulation.seed, 62, exposure.index, channel.rcid])
+        rng = np.random.default_rng([simulation.seed, 62, exposure.seed, channel.rcid])
         pixels[channel.qid] = _read_out(simulation, camera, channel, signal, rng, truth)
     return pixels, truths
 
@@ -72,7 +73,7 @@ def _signal(
     flat = electrons.ravel()
     flat[maps.defects.hot_index] += maps.defects.dark_e_s * np.float32(seconds)
     hits = cosmic.draw_hits(rng, simulation.physics.cosmic_per_channel * seconds / 40.0, camera.n_y, camera.n_x)
-    np.add.at(flat, hits.index, hits.electrons)
+    np.add.at(flat, hits.pixel, hits.electrons)
     truth.tables["cosmic_rays"] = _hit_table(hits)
     full_well = detector.FULL_WELL_FACTOR * channel.saturate_dn * channel.gain_e
     if scene is not None and view is not None:
@@ -131,8 +132,16 @@ def _read_out(
 
 def _hit_table(hits: cosmic.Hits) -> NDArray:
     """Hit pixels as one table."""
-    table = np.zeros(hits.index.size, [("index", "i4"), ("electrons", "f4"), ("clump", "i4")])
+    table = np.zeros(hits.pixel.size, [("index", "i4"), ("electrons", "f4"), ("clump", "i4")])
     table["index"], table["electrons"], table["clump"] = hits
+    return table
+
+
+def _wcs_table(*columns: Array) -> NDArray:
+    """x, y, ra, dec as one table."""
+    table = np.zeros(columns[0].size, [(name, "f8") for name in ("x", "y", "ra", "dec")])
+    for name, values in zip(table.dtype.names or (), columns, strict=True):
+        table[name] = values
     return table
 
 
@@ -145,10 +154,10 @@ def _record_scene(truth: ChannelTruth, scene: Scene, view: View, electrons: Imag
     scene.stars["peak_dn"], scene.stars["saturated"] = peak / channel.gain_e, peak > full_well_e
     for name in ("stars", "galaxies", "transients", "movers", "tracks"):
         truth.tables[name] = getattr(scene, name)
-    axes = np.linspace(-0.5, camera.n_x - 0.5, WCS_GRID), np.linspace(-0.5, camera.n_y - 0.5, WCS_GRID)
+    axes = [np.linspace(-WCS_BORDER_PIX, n - 1 + WCS_BORDER_PIX, WCS_GRID) for n in (camera.n_x, camera.n_y)]
     x, y = (a.ravel() for a in np.meshgrid(*axes))
     ra, dec = optics.pixel_to_sky(channel, camera, view.pointing, x, y)
-    truth.tables["wcs"] = np.rec.fromarrays([x, y, ra, dec], names="x,y,ra,dec").view(np.ndarray)
+    truth.tables["wcs"] = _wcs_table(x, y, ra, dec)
     fwhm = optics.effective_fwhm(e.seeing_pix)
     mean = float(detector.smooth_response(camera, channel, e.filtercode, x, y).mean(dtype=np.float64))
     for name in ("stars", "galaxies", "transients", "movers"):

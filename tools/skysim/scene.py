@@ -90,10 +90,8 @@ def ccd_center(camera: Camera, ccdid: int) -> tuple[float, float]:
 def make_view(simulation: Simulation, camera: Camera, exposure: Exposure, channel: Channel) -> View:
     """Draw the state of telescope and atmosphere; the same for all channels of an exposure."""
     seed = simulation.seed
-    pointing = optics.make_pointing(
-        exposure.ra_deg, exposure.dec_deg, np.random.default_rng([seed, 41, exposure.index])
-    )
-    psf = optics.make_psf(camera, channel.rcid, exposure.seeing_pix, np.random.default_rng([seed, 42, exposure.index]))
+    pointing = optics.make_pointing(exposure.ra_deg, exposure.dec_deg, np.random.default_rng([seed, 41, exposure.seed]))
+    psf = optics.make_psf(camera, channel.rcid, exposure.seeing_pix, np.random.default_rng([seed, 42, exposure.seed]))
     return View(camera, channel, exposure, pointing, psf)
 
 
@@ -213,7 +211,7 @@ def _mover_table(simulation: Simulation, view: View) -> NDArray:
 def _inside(view: View, table: NDArray, margin: float) -> NDArray[np.bool_]:
     """Rows whose position is within the image and a margin."""
     x, y = table["x"], table["y"]
-    return (x > -margin) & (y > -margin) & (x < view.camera.n_x + margin) & (y < view.camera.n_y + margin)
+    return (x > -margin) & (y > -margin) & (x < view.camera.n_x - 1 + margin) & (y < view.camera.n_y - 1 + margin)
 
 
 def _add_sky(image: Image, view: View) -> None:
@@ -280,5 +278,5 @@ def make_scene(simulation: Simulation, view: View) -> Scene:
     crossing = tracks.add_tracks(image, simulation, view.exposure, view.channel, camera, view.pointing)
     _add_reflections(image, view, stars)
     _add_sky(image, view)
-    kept = [table[_inside(view, table, 0.5)] for table in (stars, galaxies, transients)]
-    return Scene(image, *kept, moving, crossing)
+    stars, galaxies, transients = (t[_inside(view, t, 0.5)] for t in (stars, galaxies, transients))
+    return Scene(image, stars, galaxies, transients, moving, crossing)

@@ -31,8 +31,6 @@ class Exposure:
 
     Attributes
     ----------
-    index : int
-        Running number in the simulation; seeds its random numbers.
     kind : str
         ``bias``, ``flat`` or ``object``.
     mjd : float
@@ -43,7 +41,6 @@ class Exposure:
         Relative change of the sky per degree to the East and North.
     """
 
-    index: int
     night: str
     kind: str
     filtercode: str
@@ -61,6 +58,16 @@ class Exposure:
     sky_dn: float = 0.0
     sky_gradient: tuple[float, float] = (0.0, 0.0)
     n_tracks: int = 0
+
+    @property
+    def seed(self) -> int:
+        """What seeds its random numbers: its time, so that other exposures of the plan do not matter."""
+        return time_seed(self.mjd)
+
+    @property
+    def frame(self) -> int:
+        """Running number of a slot of the night."""
+        return int(self.mjd % 1.0 * 86400.0 / CADENCE_S)
 
     @property
     def exptime_s(self) -> float:
@@ -115,6 +122,11 @@ class Simulation:
         return sorted({e.night for e in self.exposures})
 
 
+def time_seed(mjd: float) -> int:
+    """A date in whole seconds."""
+    return round(mjd * 86400.0)
+
+
 def _start_mjd(night: str, clock: str) -> float:
     """MJD of a UTC clock time HH:MM:SS of a night."""
     return almanac.mjd_of(datetime.datetime.strptime(f"{night} {clock}", "%Y%m%d %H:%M:%S"))
@@ -148,7 +160,7 @@ def _conditions(camera: Camera, entry: dict[str, Any], mjd: float) -> dict[str, 
 
 def _science(base: dict[str, Any], entry: dict[str, Any], camera: Camera, block: dict[str, Any], seed: int) -> Exposure:
     """One science exposure with its drawn (or given) conditions."""
-    rng = np.random.default_rng([seed, 21, base["index"]])
+    rng = np.random.default_rng([seed, 21, time_seed(base["mjd"])])
     conditions = _conditions(camera, entry, base["mjd"])
     top, extinction, color, _ = PHOTOMETRY[block["filter"]]
     airmass = conditions["airmass"]
@@ -157,33 +169,34 @@ def _science(base: dict[str, Any], entry: dict[str, Any], camera: Camera, block:
     seeing = block.get("seeing_pix", float(np.clip(rng.normal(1.95, 0.25), 1.6, 2.7)) * airmass**0.6)
     zero_point = top - extinction * airmass - cloud + rng.normal(0.0, 0.01)
     sky = _sky_level(block["filter"], top, extinction, conditions) * (1.0 + 0.5 * cloud)
-    gradient = tuple(map(float, rng.normal(0.0, 0.008 + 0.03 * min(cloud, 0.5), 2)))
+    to_east, to_north = rng.normal(0.0, 0.008 + 0.03 * min(cloud, 0.5), 2)
     return Exposure(
         **base, kind="object", filtercode=block["filter"], field=block["field"], ra_deg=entry["ra_deg"],
         dec_deg=entry["dec_deg"], program_id=block.get("program_id", 1), airmass=airmass,
         seeing_pix=min(float(seeing), 3.0), cloud_mag=float(cloud), zero_point=float(zero_point),
-        color_coefficient=float(color + rng.normal(0.0, 0.004)), sky_dn=float(sky), sky_gradient=gradient,
+        color_coefficient=float(color + rng.normal(0.0, 0.004)), sky_dn=float(sky),
+        sky_gradient=(float(to_east), float(to_north)),
         n_tracks=int(block.get("n_tracks", -1)),
     )  # fmt: skip
 
 
-def _night_exposures(raw: dict[str, Any], night: dict[str, Any], camera: Camera, first: int) -> list[Exposure]:
+def _night_exposures(raw: dict[str, Any], night: dict[str, Any], camera: Camera) -> list[Exposure]:
     """All exposures of a night: bias and dome flats in the afternoon, then the science blocks."""
     found: list[Exposure] = []
     date = str(night["night"])
 
     def base(mjd: float) -> dict[str, Any]:
-        return {"index": first + len(found), "night": date, "mjd": mjd}
+        return {"night": date, "mjd": mjd}
 
     for kind in ("bias", "flats"):
         for block in night.get(kind, []):
             start = _start_mjd(date, block["start"])
             for k in range(block["n"]):
-                rng = np.random.default_rng([raw["seed"], 22, first + len(found)])
+                when = base(start + k * CADENCE_S / 86400.0)
+                rng = np.random.default_rng([raw["seed"], 22, time_seed(when["mjd"])])
                 level = block.get("level_dn", 0.0) * (1.0 + rng.normal(0.0, 0.03))
-                fixed = {"kind": "bias", "filtercode": "bi"} if kind == "bias" else {"kind": "flat"}
-                fixed.setdefault("filtercode", block.get("filter"))
-                found.append(Exposure(**base(start + k * CADENCE_S / 86400.0), **fixed, level_dn=float(level)))
+                own, code = ("bias", "bi") if kind == "bias" else ("flat", block["filter"])
+                found.append(Exposure(**when, kind=own, filtercode=code, level_dn=float(level)))
     for block in night.get("science", []):
         start, entry = _start_mjd(date, block["start"]), raw["fields"][block["field"]]
         for k in range(block["n"]):
@@ -199,7 +212,7 @@ def load_simulation(path: Path | str, camera: Camera | None = None) -> Simulatio
     camera = camera or load_camera(raw["camera"])
     exposures: list[Exposure] = []
     for night in raw["nights"]:
-        exposures += _night_exposures(raw, night, camera, len(exposures))
+        exposures += _night_exposures(raw, night, camera)
     physics = Physics(**raw.get("physics", {}))
     mjd = [e.mjd for e in exposures]
     rows = tuple(

@@ -39,7 +39,7 @@ class Track(NamedTuple):
 
 def draw_tracks(simulation: Simulation, exposure: Exposure, ccdid: int, center: tuple[float, float]) -> list[Track]:
     """Trails over one CCD in one exposure."""
-    rng = np.random.default_rng([simulation.seed, 51, exposure.index, ccdid])
+    rng = np.random.default_rng([simulation.seed, 51, exposure.seed, ccdid])
     mean = simulation.physics.tracks_per_exposure
     n = int(rng.poisson(mean)) if exposure.n_tracks < 0 else exposure.n_tracks
     found = []
@@ -119,7 +119,7 @@ def _draw_line(image: Image, x: float, y: float, dx: float, dy: float, track: Tr
     for offset in track.lights:
         columns = np.arange(nx)
         center = y + offset / dx + (columns - x) * dy / dx
-        half = int(math.ceil(reach / abs(dx)))
+        half = math.ceil(reach / abs(dx))
         near = (center > -half) & (center < ny + half)
         columns, center = columns[near], center[near]
         rows = np.rint(center).astype(int)[:, None] + np.arange(-half, half + 1)[None, :]
@@ -130,7 +130,7 @@ def _draw_line(image: Image, x: float, y: float, dx: float, dy: float, track: Tr
         image[rows[inside], np.broadcast_to(columns[:, None], rows.shape)[inside]] += light[inside].astype(np.float32)
 
 
-def _blink(along_pix: Array, track: Track) -> Array:
+def _blink(along_pix: NDArray, track: Track) -> NDArray:
     """Brightness along the trail: steady, or strobe flashes over a faint steady light."""
     if track.dash_pix == 0.0:
         return np.ones_like(along_pix)

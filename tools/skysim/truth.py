@@ -11,7 +11,7 @@ Layout (pixels 0-based, sky in degrees ICRS, fluxes in DN, times UTC)::
         tracks                      end points in the channel, kind (0 satellite, 1 aircraft), width, peak, dashes
         cosmic_rays                 flat index (y*n_x + x), electrons, clump number
         saturated_pixels            flat indices that reached the full well (bleeding included)
-        wcs                         x y ra dec on a 33x33 grid
+        wcs                         x y ra dec on a 33x33 grid that reaches 32 px beyond the image
         row_level_dn                floating bias of each row
     /detector/<rcid>/               bias_dn prnu dust mask vignetting low_frequency_<fi> lamp_<fi>; attributes gain_e
                                     read_noise_e prnu_factor_<fi>. mask: survey bits low 2, high 3, noisy/hot 4, dead 9
@@ -182,7 +182,7 @@ class Truth:
     def pixel_to_sky(self, name: str, rcid: int, x: Array, y: Array) -> tuple[Array, Array]:
         """True RA, Dec (deg) of 0-based pixels, to better than 0.01 mas (quintic spline through the grid)."""
         grid = self.table(name, rcid, "wcs")
-        n = int(round(np.sqrt(grid.size)))
+        n = round(float(np.sqrt(grid.size)))
         axis_x, axis_y = grid["x"][:n], grid["y"][::n]
         ra0 = grid["ra"][grid.size // 2]
         turned = (grid["ra"] - ra0 + 180.0) % 360.0 - 180.0
