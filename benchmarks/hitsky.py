@@ -124,9 +124,7 @@ def hit_stamp(rng, shape, diffusion_pix):
     return yy[inside], xx[inside], value[inside]
 
 
-def render(
-    n_stars, n_hits, seed, shape=(3080, 3072), fwhm_pix=2.0, diffusion_pix=(0.3, 0.5), faint_mag=21.5
-):
+def render(n_stars, n_hits, seed, shape=(3080, 3072), fwhm_pix=2.0, diffusion_pix=(0.3, 0.5), faint_mag=21.5):
     """Render one field as `Sky`; the star counts refer to this shape."""
     rng = np.random.default_rng(seed)
     light = np.full(shape, SKY_DN)

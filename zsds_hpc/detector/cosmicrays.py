@@ -22,17 +22,22 @@ from zsds_hpc.kernels import cosmic
 
 _SKY_BOX_PIX = 128
 _SKY_STRIDE = 3
-_MIN_STARS = 12
+_MIN_STARS = 25
+_MIN_LEVEL = 0.75  # below what any PSF reaches when the seeing is right to a step of the ladder
+_NO_STAR = 1e3  # stands for the infinite ratio of a lone pixel
 _FWHM_LADDER_PIX = np.geomspace(1.0, 6.0, 60)
 
 
 class CosmicRayParams(Params):
     """How radiation hits are told from stars."""
 
-    n_sigma_seed: float = param(4.2, "Significance at which a pixel is called a hit.", ge=2, le=20)
-    n_sigma_grow: float = param(2.0, "Significance for pixels that touch a hit.", ge=1, le=20)
-    n_sigma_pixel: float = param(3.5, "Only pixels this far above the sky are looked at.", ge=2, le=20)
-    n_sigma_pixel_grow: float = param(2.5, "The same for pixels that touch a hit.", ge=1, le=20)
+    n_sigma_seed: float = param(3.8, "Significance at which a pixel is called a hit.", ge=2, le=20)
+    n_sigma_chain: float = param(3.2, "Lower significance at which a chain of pixels is called a hit.", ge=1, le=20)
+    min_chain: int = param(3, "Pixels that such a chain needs.", "px", ge=2, le=100)
+    n_sigma_grow: float = param(1.5, "Significance for pixels that touch a hit.", ge=1, le=20)
+    n_sigma_pixel: float = param(3.0, "Only pixels this far above the sky are looked at.", ge=2, le=20)
+    n_sigma_alone: float = param(4.0, "A hit without a chain stands this far above the sky.", ge=2, le=20)
+    n_sigma_pixel_grow: float = param(2.0, "The same for pixels that touch a hit.", ge=1, le=20)
     n_sigma_star: float = param(60.0, "Peaks above this S/N set the filters' levels.", ge=10, le=1000)
     max_n_stars: int = param(400, "At most this many peaks are used for it.", ge=20, le=10000)
     margin: float = param(1.05, "Factor on the level of the sharpest stars.", ge=1, le=2)
@@ -101,7 +106,7 @@ def find_cosmic_rays(
     filters, fwhm_pix, n_stars = finder.tune()
     finder.search(filters, hit)
     where = np.flatnonzero(hit)
-    return CosmicRays(hit.view(bool), count_clumps(where, pix.shape[1]), where.size, fwhm_pix, n_stars)
+    return CosmicRays(hit.view(bool), clumps(where, pix.shape[1])[0], where.size, fwhm_pix, n_stars)
 
 
 def sky_mesh(pix: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -130,10 +135,30 @@ def sky_mesh(pix: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(good, mesh, np.median(mesh[good]) if good.any() else np.nan).astype(np.float32)
 
 
-def count_clumps(where: np.ndarray, nx: int) -> int:
-    """Number of 8-connected groups among flat pixel numbers given in ascending order."""
+def sky_rows(mesh: np.ndarray, nx: int) -> np.ndarray:
+    """Sky mesh interpolated along rows to every column; constant beyond the outermost box centres."""
+    if mesh.shape[1] == nx:
+        return np.ascontiguousarray(mesh)
+    centres = (np.arange(mesh.shape[1]) + 0.5) * nx / mesh.shape[1] - 0.5
+    return np.array([np.interp(np.arange(nx), centres, row) for row in mesh], np.float32)
+
+
+def clumps(where: np.ndarray, nx: int) -> tuple[int, np.ndarray]:
+    """Number of 8-connected groups among flat pixel numbers given in ascending order, and the group of each.
+
+    Parameters
+    ----------
+    where : ndarray, shape (n,), int
+    nx : int
+        Row length of the image.
+
+    Returns
+    -------
+    n_clumps : int
+    label : ndarray, shape (n,), int
+    """
     if where.size == 0:
-        return 0
+        return 0, np.zeros(0, np.int32)
     first, second = [], []
     for step in (1, nx - 1, nx, nx + 1):
         at = np.minimum(np.searchsorted(where, where + step), where.size - 1)
@@ -141,8 +166,8 @@ def count_clumps(where: np.ndarray, nx: int) -> int:
         first.append(np.flatnonzero(ok))
         second.append(at[ok])
     rows, cols = np.concatenate(first), np.concatenate(second)
-    graph = coo_matrix((np.ones(rows.size, bool), (rows, cols)), shape=(where.size, where.size))
-    return int(connected_components(graph, directed=False)[0])
+    graph = coo_matrix((np.ones(rows.size, np.int8), (rows, cols)), shape=(where.size, where.size))
+    return connected_components(graph, directed=False)
 
 
 def _check(pix, mask, detector):
@@ -150,6 +175,13 @@ def _check(pix, mask, detector):
         raise BadInput(f"cosmic rays: image {pix.shape} and mask {mask.shape} differ in shape")
     if not (np.isfinite(detector).all() and detector.gain_e > 0 and detector.read_noise_e >= 0):
         raise BadInput(f"cosmic rays: gain {detector.gain_e} e/DN, read noise {detector.read_noise_e} e")
+
+
+class _Banks(NamedTuple):
+    """Tuned filters as (half size of the window, filters)."""
+
+    whole: list
+    edge: list  # for pixels whose smallest window holds an unusable one
 
 
 class _Finder:
@@ -162,7 +194,7 @@ class _Finder:
         self.light = np.empty(pix.shape, np.float32)
         candidate = np.empty(pix.shape, np.uint8)
         noise = self.gain_e, self.floor_var, params.n_sigma_pixel
-        cosmic.flatten(pix, mask, UNUSABLE, mesh, *noise, self.light, candidate)
+        cosmic.flatten(pix, mask, UNUSABLE, sky_rows(mesh, pix.shape[1]), *noise, self.light, candidate)
         self.candidates = np.flatnonzero(candidate)
         fraction = self.candidates.size / pix.size
         if fraction > params.max_candidates:
@@ -173,11 +205,14 @@ class _Finder:
         sigma_dn = np.sqrt(max(self.sky_dn, 0) / self.gain_e + self.floor_var)
         peaks = self.peaks(self.params.n_sigma_star * sigma_dn)
         fwhm_pix = self.seeing(peaks)
-        filters = []
-        for bank in hit_filters.hit_filters(fwhm_pix):
-            level, n_stars = self.levels(peaks, bank, 0.5 * self.params.n_sigma_star * sigma_dn)
-            filters.append((bank.half, bank.positive - level * bank.negative))
-        return filters, fwhm_pix, n_stars
+        floor_dn = 0.5 * self.params.n_sigma_star * sigma_dn
+        tuned, n_stars = [], peaks.size
+        for bank in hit_filters.hit_filters(fwhm_pix) + hit_filters.edge_filters(fwhm_pix):
+            level, n_used = self.levels(peaks, bank, floor_dn)
+            tuned.append((bank.half, bank.positive - level * bank.negative))
+            n_stars = min(n_stars, n_used)
+        n_whole = len(hit_filters.HALVES)
+        return _Banks(tuned[:n_whole], tuned[n_whole:]), fwhm_pix, n_stars
 
     def peaks(self, threshold_dn):
         """Flat numbers of bright local maxima of 5x5 whose windows are inside the image and usable."""
@@ -196,62 +231,82 @@ class _Finder:
         return peaks
 
     def seeing(self, peaks):
-        """Seeing from the median share of a star's light in its central pixel."""
+        """Seeing from the share of a peak's light in its central pixel, where the peaks are densest in it."""
         if peaks.size < _MIN_STARS:
             return self.params.fallback_fwhm_pix
         y, x = np.divmod(peaks, self.pix.shape[1])
         total = sum(self.light[y + dy - 1, x + dx - 1] for dy, dx in np.ndindex(3, 3))
-        share = float(np.median(self.light[y, x] / total))
-        return float(np.interp(-share, -_central_share(), _FWHM_LADDER_PIX))
+        share = np.sort(self.light[y, x] / total)
+        # The shortest interval with a third of the peaks: hits scatter widely, stars do not.
+        third = share.size // 3
+        first = int(np.argmin(share[third:] - share[: share.size - third]))
+        centre = float(np.median(share[first : first + third + 1]))
+        return float(np.interp(-centre, -_central_share(), _FWHM_LADDER_PIX))
 
     def levels(self, peaks, bank, floor_dn):
         """Factor on each filter's negative part at which the sharpest stars just fail to excite it."""
         ones = np.ones(bank.positive.shape[1], np.float32)
         if peaks.size < _MIN_STARS:
-            return ones * self.params.fallback_margin, 0
+            return ones * np.float32(self.params.fallback_margin), 0
         reach = np.arange(-bank.half, bank.half + 1)
         around = (reach[:, None] * self.pix.shape[1] + reach[None, :]).ravel()
         where = (peaks[:, None] + around[None, :]).ravel()
         ratio = cosmic.part_ratio(self.light, where, bank.half, bank.positive, bank.negative, floor_dn)
-        ratio = ratio.reshape(peaks.size, around.size, -1).max(axis=1)
-        # Hits among the peaks lie far beyond the sharp upper edge of the stars.
-        level, keep = 1.5 * np.median(ratio, axis=0), np.ones(peaks.size, bool)
+        ratio = np.minimum(ratio.reshape(peaks.size, around.size, -1).max(axis=1), _NO_STAR)
+        # Hits among the peaks lie far beyond the sharp upper edge of the stars, which is near 1.
+        level, keep = np.full(ones.size, 1.2), np.ones(peaks.size, bool)
         for _ in range(5):
-            keep = (ratio < 1.3 * level).all(axis=1)
+            keep = (ratio < 1.3 * np.maximum(level, _MIN_LEVEL)).all(axis=1)
             if keep.sum() < _MIN_STARS:
-                return ones * self.params.fallback_margin, 0
+                return ones * np.float32(self.params.fallback_margin), 0
             level = np.percentile(ratio[keep], 98, axis=0)
-        return (self.params.margin * level).astype(np.float32), int(keep.sum())
-
-    def excited(self, where, filters, n_sigma):
-        """Those of the given pixels where a filter responds by more than n_sigma."""
-        return where[self.snr(where, filters) > n_sigma]
+        return np.float32(self.params.margin) * np.maximum(level, _MIN_LEVEL).astype(np.float32), int(keep.sum())
 
     def snr(self, where, filters):
+        """Largest significance over all filters at the given pixels."""
         noise = self.gain_e, self.floor_var
-        return functools.reduce(np.maximum, [cosmic.significance(self.light, self.pix, where, half, bank, *noise) for half, bank in filters])
+        found = [cosmic.significance(self.light, self.pix, where, *bank, *noise) for bank in filters.whole]
+        snr = functools.reduce(np.maximum, found)
+        at_edge = ~cosmic.is_whole(self.light, where, hit_filters.HALVES[0])
+        for bank in filters.edge:
+            edge_snr = cosmic.significance(self.light, self.pix, where[at_edge], *bank, *noise)
+            snr[at_edge] = np.maximum(snr[at_edge], edge_snr)
+        return snr
+
+    def seeds(self, filters):
+        """Candidates that are hits by themselves or members of a chain of less significant ones."""
+        where = self.candidates[cosmic.stands_out(self.light, self.candidates)]
+        snr = self.snr(where, filters)
+        weak = snr > self.params.n_sigma_chain
+        where, snr = where[weak], snr[weak]
+        strong = (snr > self.params.n_sigma_seed) & self.above_sky(where, self.params.n_sigma_alone)
+        _, label = clumps(where, self.pix.shape[1])
+        return where[strong | (np.bincount(label)[label] >= self.params.min_chain)]
 
     def search(self, filters, hit):
         """Mark hits in `hit`: seeds first, then what touches them, in `light` cleaned of what was found."""
-        new = self.excited(self.candidates, filters, self.params.n_sigma_seed)
+        new = self.seeds(filters)
         for _ in range(self.params.max_n_iterations):
             if new.size == 0:
                 return
             hit.ravel()[new] = 1
             cosmic.clean_inplace(self.light, hit, new)
-            new = self.excited(self.bright_neighbours(new, hit), filters, self.params.n_sigma_grow)
+            near = self.bright_neighbours(new, hit)
+            new = near[self.snr(near, filters) > self.params.n_sigma_grow]
 
     def bright_neighbours(self, where, hit):
         """Pixels that touch the given ones, are not hit yet and stand above the sky."""
         ny, nx = self.pix.shape
         y, x = np.divmod(where, nx)
         steps = [(dy - 1, dx - 1) for dy, dx in np.ndindex(3, 3)]
-        near = np.concatenate(
-            [np.clip(y + dy, 0, ny - 1) * nx + np.clip(x + dx, 0, nx - 1) for dy, dx in steps]
-        )
+        near = np.concatenate([np.clip(y + dy, 0, ny - 1) * nx + np.clip(x + dx, 0, nx - 1) for dy, dx in steps])
         near = np.unique(near[hit.ravel()[near] == 0])
-        light, pix = self.light.ravel()[near], self.pix.ravel()[near]
-        return near[light > self.params.n_sigma_pixel_grow * np.sqrt(pix / self.gain_e + self.floor_var)]
+        return near[self.above_sky(near, self.params.n_sigma_pixel_grow)]
+
+    def above_sky(self, where, n_sigma):
+        """Whether the given pixels stand n_sigma above the sky."""
+        noise_dn = np.sqrt(np.maximum(self.pix.ravel()[where], 0) / self.gain_e + self.floor_var)
+        return self.light.ravel()[where] > n_sigma * noise_dn
 
 
 def noise_model(pix: np.ndarray, sky_dn: float, detector: Detector) -> tuple[float, float]:

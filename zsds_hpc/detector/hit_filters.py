@@ -26,6 +26,8 @@ HIT_SIGMA_PIX = 0.4
 MOFFAT_BETA = 3.0
 #: Seeing is taken in steps of this fraction, so that the filters of a night are made once.
 SEEING_STEP = 0.06
+#: A shape is left out when stars can imitate all but this fraction of it.
+MIN_STRENGTH = 0.15
 _GAUSS_X, _GAUSS_W = np.polynomial.legendre.leggauss(4)
 
 
@@ -61,14 +63,13 @@ def star_image(fwhm_pix: float, y: float, x: float, half: int) -> np.ndarray:
 
 
 def hit_image(points: np.ndarray, half: int) -> np.ndarray:
-    """Image of charge spread evenly over points (n, 2: y, x) and diffused, of unit norm."""
+    """Image of charge spread evenly over points (n, 2: y, x) and diffused, of unit sum."""
     k, scale = np.arange(-half, half + 1), HIT_SIGMA_PIX * math.sqrt(2)
     y, x = (
         0.5 * (erf((k + 0.5 - points[:, i, None]) / scale) - erf((k - 0.5 - points[:, i, None]) / scale))
         for i in (0, 1)
     )
-    image = y.T @ x
-    return image / np.linalg.norm(image)
+    return y.T @ x
 
 
 def _hit_shapes(half: int) -> list[np.ndarray]:
@@ -85,19 +86,29 @@ def _hit_shapes(half: int) -> list[np.ndarray]:
     return shapes
 
 
-@functools.lru_cache(maxsize=128)
-def _filters_for_step(step: int, half: int) -> HitFilters:
+@functools.lru_cache(maxsize=256)
+def _filters_for_step(step: int, half: int, side: tuple[int, int]) -> HitFilters:
     phases = np.arange(-half - 1, half + 1.01, 0.25)
     fwhm_pix = math.exp(step * SEEING_STEP)
-    cone = np.array([star_image(fwhm_pix, y, x, half).ravel() for y in phases for x in phases]).T
+    support = _support(half, side)
+    cone = np.array([(star_image(fwhm_pix, y, x, half) * support).ravel() for y in phases for x in phases]).T
     columns = []
     for points in _hit_shapes(half):
-        shape = hit_image(points, half).ravel()
+        shape = (hit_image(points, half) * support).ravel()
+        shape /= np.linalg.norm(shape)
         residual = shape - cone @ nnls(cone, shape)[0]
-        columns.append(residual / np.linalg.norm(residual))
+        strength = np.linalg.norm(residual)
+        if strength > MIN_STRENGTH:
+            columns.append(residual / strength)
     filters = np.array(columns, np.float32).T
     parts = np.maximum(filters, 0), np.maximum(-filters, 0)
     return HitFilters(half, *map(np.ascontiguousarray, parts))
+
+
+def _support(half: int, side: tuple[int, int]) -> np.ndarray:
+    """1 on the pixels that a filter may use: those whose offset along `side` is not negative."""
+    y, x = np.mgrid[-half : half + 1, -half : half + 1]
+    return (y * side[0] + x * side[1] >= 0).astype(float)
 
 
 def hit_filters(fwhm_pix: float) -> list[HitFilters]:
@@ -112,5 +123,14 @@ def hit_filters(fwhm_pix: float) -> list[HitFilters]:
     -------
     list of HitFilters, one for each of `HALVES`
     """
-    step = round(math.log(fwhm_pix) / SEEING_STEP)
-    return [_filters_for_step(step, half) for half in HALVES]
+    return [_filters_for_step(_step(fwhm_pix), half, (0, 0)) for half in HALVES]
+
+
+def edge_filters(fwhm_pix: float) -> list[HitFilters]:
+    """Filters of the smallest window that do without one side of it: for pixels at an edge or a bad column."""
+    sides = ((1, 0), (-1, 0), (0, 1), (0, -1))
+    return [_filters_for_step(_step(fwhm_pix), HALVES[0], side) for side in sides]
+
+
+def _step(fwhm_pix: float) -> int:
+    return round(math.log(fwhm_pix) / SEEING_STEP)

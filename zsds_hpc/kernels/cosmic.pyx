@@ -8,46 +8,30 @@ DEF MAX_FILTERS = 128
 DEF MAX_WINDOW = 121
 
 
-def flatten(const float[:, ::1] pix, const short[:, ::1] mask, int unusable, const float[:, ::1] mesh,
+def flatten(const float[:, ::1] pix, const short[:, ::1] mask, int unusable, const float[:, ::1] sky_rows,
             double gain_e, double floor_var, double n_sigma, float[:, ::1] light,
             unsigned char[:, ::1] candidate):
-    """Subtract the sky, put NaN on unusable pixels, mark pixels n_sigma above the sky.
+    """Subtract the sky, put NaN on unusable pixels and on those 5 sigma below, mark pixels n_sigma above the sky.
 
-    `mesh` holds the sky at every pixel when it has the image's shape, and else at the centres of equal boxes;
-    `floor_var` is the squared read noise in DN. `light` and `candidate` are filled.
+    `sky_rows` holds the sky in every column at equidistant heights (n_rows, nx), or at every pixel; `floor_var` is
+    the squared read noise in DN. `light` and `candidate` are filled.
     """
-    cdef Py_ssize_t ny = pix.shape[0], nx = pix.shape[1], y, x
-    cdef bint full = mesh.shape[0] == ny and mesh.shape[1] == nx
-    cdef float[::1] sky = np.empty(nx, np.float32)
-    cdef float value, var, n2 = n_sigma * n_sigma, inverse_gain = 1.0 / gain_e, floor = floor_var
+    cdef Py_ssize_t ny = pix.shape[0], nx = pix.shape[1], n_rows = sky_rows.shape[0], y, x, j, k
+    cdef float value, sky, height, var, n2 = n_sigma * n_sigma, inverse_gain = 1.0 / gain_e, floor = floor_var
     with nogil:
         for y in range(ny):
-            if full:
-                sky[:] = mesh[y]
-            else:
-                _sky_row(mesh, (y + 0.5) / ny, sky)
+            height = min(max((y + <float>0.5) / ny * n_rows - <float>0.5, 0), n_rows - 1)
+            j = <Py_ssize_t>height
+            k = min(j + 1, n_rows - 1)
+            height -= j
             for x in range(nx):
-                value = pix[y, x] - sky[x]
-                value = NAN if (mask[y, x] & unusable) != 0 else value
+                sky = sky_rows[j, x] + height * (sky_rows[k, x] - sky_rows[j, x])
+                value = pix[y, x] - sky
                 var = pix[y, x] * inverse_gain + floor
+                value = NAN if (mask[y, x] & unusable) != 0 else value
+                value = NAN if (value < 0) & (value * value > 25 * (sky * inverse_gain + floor)) else value
                 light[y, x] = value
                 candidate[y, x] = (value > 0) & (value * value > n2 * var)
-
-
-cdef void _sky_row(const float[:, ::1] mesh, float height, float[::1] sky) noexcept nogil:
-    """Bilinear interpolation of the mesh along one row; constant beyond the outermost centres."""
-    cdef Py_ssize_t n_x = mesh.shape[1], n_y = mesh.shape[0], nx = sky.shape[0], x, i, j
-    cdef float v = min(max(height * n_y - 0.5, 0.0), n_y - 1.0), u, left, right
-    cdef float step = <float>n_x / nx
-    j = min(<Py_ssize_t>v, max(n_y - 2, 0))
-    v -= j
-    for x in range(nx):
-        u = min(max((x + 0.5) * step - 0.5, 0.0), n_x - 1.0)
-        i = min(<Py_ssize_t>u, max(n_x - 2, 0))
-        u -= i
-        left = mesh[j, i] * (1 - v) + mesh[min(j + 1, n_y - 1), i] * v
-        right = mesh[j, min(i + 1, n_x - 1)] * (1 - v) + mesh[min(j + 1, n_y - 1), min(i + 1, n_x - 1)] * v
-        sky[x] = left * (1 - u) + right * u
 
 
 cdef inline void _window(const float[:, ::1] light, Py_ssize_t y, Py_ssize_t x, int half,
@@ -59,6 +43,39 @@ cdef inline void _window(const float[:, ::1] light, Py_ssize_t y, Py_ssize_t x, 
         for xx in range(x - half, x + half + 1):
             values[k] = light[yy, xx] if 0 <= yy < ny and 0 <= xx < nx else NAN
             k += 1
+
+
+def stands_out(const float[:, ::1] light, const long long[::1] where):
+    """Whether a pixel is above the mean of its eight neighbours; true where one of them is unusable."""
+    cdef Py_ssize_t nx = light.shape[1], i
+    cdef unsigned char[::1] verdict = np.empty(where.shape[0], np.uint8)
+    cdef float[9] values
+    cdef float total
+    cdef int k
+    with nogil:
+        for i in range(where.shape[0]):
+            _window(light, where[i] // nx, where[i] % nx, 1, values)
+            total = -9 * values[4]
+            for k in range(9):
+                total += values[k]
+            verdict[i] = not total > 0
+    return np.asarray(verdict).view(bool)
+
+
+def is_whole(const float[:, ::1] light, const long long[::1] where, int half):
+    """Whether the window about a pixel lies in the image and holds no unusable pixel."""
+    cdef Py_ssize_t nx = light.shape[1], i
+    cdef unsigned char[::1] verdict = np.empty(where.shape[0], np.uint8)
+    cdef float[MAX_WINDOW] values
+    cdef int k, n_window = (2 * half + 1) * (2 * half + 1)
+    with nogil:
+        for i in range(where.shape[0]):
+            _window(light, where[i] // nx, where[i] % nx, half, values)
+            verdict[i] = 1
+            for k in range(n_window):
+                if isnan(values[k]):
+                    verdict[i] = 0
+    return np.asarray(verdict).view(bool)
 
 
 def part_ratio(const float[:, ::1] light, const long long[::1] where, int half, const float[:, ::1] positive,
@@ -97,8 +114,8 @@ def significance(const float[:, ::1] light, const float[:, ::1] pix, const long 
                  const float[:, ::1] filters, double gain_e, double floor_var):
     """Largest response of the filters over its own noise at the given flat pixel numbers, 0 if none is positive.
 
-    An unusable pixel of the window counts as bright as the centre where the filter is negative, and as empty
-    where it is positive: it can hide a hit, never make one.
+    An unusable pixel of the window counts twice as bright as the centre where the filter is negative, and as empty
+    where it is positive: it can hide a hit, and hardly make one.
     """
     cdef Py_ssize_t n = where.shape[0], n_filters = filters.shape[1], nx = light.shape[1], i, y, x
     cdef int t, k, n_window = filters.shape[0]
@@ -121,7 +138,7 @@ def significance(const float[:, ::1] light, const float[:, ::1] pix, const long 
                 value = values[k]
                 if isnan(value):
                     for t in range(n_filters):
-                        response[t] += centre * negative[k, t]
+                        response[t] += 2 * centre * negative[k, t]
                 else:
                     for t in range(n_filters):
                         response[t] += value * filters[k, t]
