@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy.fft import dct, idct
+from scipy.ndimage import median_filter
 
 from zsds_hpc.core.errors import BadInput
 from zsds_hpc.core.params import Params, param
@@ -85,17 +86,22 @@ def floating_bias(overscan: np.ndarray, params: OverscanParams = DEFAULTS) -> Fl
     if read_noise == 0.0:
         raise BadInput(f"over-scan is constant within its rows (median {np.nanmedian(row_mean):g} DN)")
     noise_var = read_noise**2 / n_used[~bad].mean()
-    rows = np.arange(bad.size)
-    filled = np.interp(rows, rows[~bad], row_mean[~bad])
-    level = _smooth(filled, noise_var)
-    odd = bad | (np.abs(filled - level) > 6.0 * np.sqrt(noise_var) + 6.0 * _scatter(filled - level))
-    if odd.any():
-        level = _smooth(np.where(odd, np.interp(rows, rows[~odd], level[~odd]), filled), noise_var)
-    residual = (filled - level)[~odd]
-    n_rejected = int(np.isfinite(strip).sum() - n_used[~odd].sum())
-    return FloatingBias(
-        level.astype(np.float32), float(np.sqrt(np.mean(residual**2))), n_rejected, read_noise
-    )
+    good = ~(bad | _odd_rows(_interpolated(row_mean, ~bad), noise_var))
+    level = _smooth(_interpolated(row_mean, good), noise_var)
+    residual = (row_mean - level)[good]
+    n_rejected = int(np.isfinite(strip).sum() - n_used[good].sum())
+    return FloatingBias(level.astype(np.float32), float(np.sqrt(np.mean(residual**2))), n_rejected, read_noise)
+
+
+def _interpolated(row_mean: np.ndarray, good: np.ndarray) -> np.ndarray:
+    rows = np.arange(row_mean.size)
+    return np.interp(rows, rows[good], row_mean[good])
+
+
+def _odd_rows(row_mean: np.ndarray, noise_var: float) -> np.ndarray:
+    """Rows far from the running median of their neighbours, which follows jumps and drifts."""
+    offset = np.abs(row_mean - median_filter(row_mean, 11, mode="nearest"))
+    return offset > 6.0 * np.sqrt(noise_var) + 6.0 * MAD_TO_SIGMA * np.median(offset)
 
 
 def _usable_columns(overscan: np.ndarray, params: OverscanParams) -> np.ndarray:
@@ -115,22 +121,21 @@ def _clipped_rows(strip: np.ndarray, n_sigma: float) -> tuple[np.ndarray, np.nda
     ordered = np.sort(strip, axis=1)
     n_valid = np.sum(~np.isnan(ordered), axis=1)
     middle = np.stack([np.maximum(n_valid - 1, 0) // 2, np.minimum(n_valid // 2, strip.shape[1] - 1)], axis=1)
-    median = np.take_along_axis(ordered, middle, axis=1).mean(axis=1)
-    offset = strip - median[:, None]
-    good = ~np.isnan(offset)
-    sigma = MAD_TO_SIGMA * float(np.median(np.abs(offset[good]))) if good.any() else 0.0
-    # Integer counts: a quiet channel may scatter by less than a step of the converter.
-    kept = np.abs(offset) <= n_sigma * max(sigma, 0.5)
+    offset = strip - np.take_along_axis(ordered, middle, axis=1).mean(axis=1)[:, None]
+    finite = offset[~np.isnan(offset)]
+    # Whole counts: the MAD of a quiet channel may be 0 although its pixels scatter.
+    sigma = max(MAD_TO_SIGMA * float(np.median(np.abs(finite))), 0.5) if finite.size else 0.0
+    mean, _, sigma = _rows_within(strip, np.abs(offset) <= n_sigma * sigma)
+    # Once more with the standard deviation, which whole counts do not coarsen as they do the MAD.
+    return _rows_within(strip, np.abs(strip - mean[:, None]) <= n_sigma * max(sigma, 0.5))
+
+
+def _rows_within(strip: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     n_used = kept.sum(axis=1)
-    with np.errstate(invalid="ignore"):
-        mean = median + np.where(kept, offset, 0.0).sum(axis=1) / n_used
+    mean = np.where(kept, strip, 0.0).sum(axis=1) / np.where(n_used > 0, n_used, np.nan)
     squares = np.where(kept, (strip - mean[:, None]) ** 2, 0.0).sum()
     freedom = int(np.maximum(n_used - 1, 0).sum())
     return mean, n_used, float(np.sqrt(squares / freedom)) if freedom else 0.0
-
-
-def _scatter(x: np.ndarray) -> float:
-    return MAD_TO_SIGMA * float(np.median(np.abs(x)))
 
 
 def _smooth(row_mean: np.ndarray, noise_var: float) -> np.ndarray:

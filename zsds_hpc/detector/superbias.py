@@ -23,9 +23,7 @@ class SuperbiasParams(Params):
     noisy_n_sigma: float = param(
         6.0, "Pixels noisier than their surroundings by this many standard deviations are noisy.", ge=3.0
     )
-    noisy_block_pix: int = param(
-        64, "Side of the blocks in which the usual noise is measured.", unit="px", ge=8
-    )
+    noisy_block_pix: int = param(64, "Side of the blocks in which the usual noise is measured.", unit="px", ge=8)
 
 
 DEFAULTS = SuperbiasParams()
@@ -49,9 +47,7 @@ class Superbias(NamedTuple):
     n_used: np.ndarray
 
 
-def combine_superbias(
-    frames: np.ndarray | Sequence[np.ndarray], params: SuperbiasParams = DEFAULTS
-) -> Superbias:
+def combine_superbias(frames: np.ndarray | Sequence[np.ndarray], params: SuperbiasParams = DEFAULTS) -> Superbias:
     """Trimmed mean and standard deviation of each pixel over bias frames, or over a slab of their rows.
 
     Parameters
@@ -96,12 +92,12 @@ def noisy_pixels(std: np.ndarray, params: SuperbiasParams = DEFAULTS) -> np.ndar
     BadInput
         No pixel has a finite standard deviation.
     """
-    usual = local_level(std, params.noisy_block_pix)
-    ratio = std / usual
-    spread = median_mad(ratio, max_n=N_METRIC)
-    if not np.isfinite(spread.sigma):
+    if not np.isfinite(std).any():
         raise BadInput("super-bias: no pixel has a finite standard deviation")
-    return ratio > np.float32(spread.median + params.noisy_n_sigma * max(spread.sigma, 0.01))
+    usual = local_level(std, params.noisy_block_pix)
+    spread = median_mad(np.divide(std, usual, out=np.full_like(std, np.nan), where=usual > 0), max_n=N_METRIC)
+    limit = spread.median + params.noisy_n_sigma * max(spread.sigma, 0.01)
+    return std > usual * np.float32(limit if np.isfinite(limit) else 1.0)
 
 
 def local_level(image: np.ndarray, block_pix: int) -> np.ndarray:
@@ -110,12 +106,11 @@ def local_level(image: np.ndarray, block_pix: int) -> np.ndarray:
     Returns
     -------
     ndarray, shape (ny, nx), float32
-        Blocks without a positive median take the median of the image.
+        Blocks without a finite pixel take the median of the other blocks.
     """
     blocks = block_medians(image, block_pix)
     medians = blocks.medians.astype(np.float32)
-    usable = medians > 0
-    medians[~usable] = np.median(medians[usable]) if usable.any() else np.nan
+    medians[np.isnan(medians)] = median_mad(medians).median
     side = max(1, min(block_pix, *image.shape))
     rows, columns = (
         np.clip(np.rint((np.arange(n) - centres[0]) / side).astype(np.intp), 0, centres.size - 1)
@@ -124,9 +119,7 @@ def local_level(image: np.ndarray, block_pix: int) -> np.ndarray:
     return medians[rows][:, columns]
 
 
-def superbias_metrics(
-    superbias: Superbias, n_inputs: int, params: SuperbiasParams = DEFAULTS
-) -> dict[str, float]:
+def superbias_metrics(superbias: Superbias, n_inputs: int, params: SuperbiasParams = DEFAULTS) -> dict[str, float]:
     """Figures by which a super-bias is judged.
 
     Parameters

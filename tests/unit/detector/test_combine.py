@@ -19,6 +19,16 @@ def stack_of(n, shape=(17, 29), seed=0):
     return np.random.default_rng(seed).normal(1000.0, 2.0, (n, *shape)).astype(np.float32)
 
 
+def without_gross_outliers(values, n_sigma):
+    n = values.size
+    if n < 5 or n_sigma == 0:
+        return values
+    quarter = n // 4
+    usual = 2 * stats.norm.ppf((n - quarter - 0.375) / (n + 0.25))
+    limit = n_sigma * (values[n - 1 - quarter] - values[quarter]) / usual
+    return values[np.abs(values - np.median(values)) <= limit] if limit > 0 else values
+
+
 def reference(frames, params):
     """Slow and obvious: pixel by pixel, sorted, cut, averaged."""
     ny, nx = frames.shape[1:]
@@ -26,7 +36,7 @@ def reference(frames, params):
     for y in range(ny):
         for x in range(nx):
             values = frames[:, y, x].astype(np.float64)
-            values = np.sort(values[np.isfinite(values)])
+            values = without_gross_outliers(np.sort(values[np.isfinite(values)]), params.reject_n_sigma)
             n_valid = n_used[y, x] = values.size
             t = max(int(params.trim_fraction * n_valid + 1e-9), params.n_trim_min if n_valid >= 5 else 0)
             kept = values[t : n_valid - t]
@@ -73,10 +83,8 @@ def test_equals_the_reference_with_excluded_values_of_every_kind():
 
 def test_wide_range_of_values_is_exact():
     rng = np.random.default_rng(5)
-    frames = (10.0 ** rng.uniform(-30, 30, (20, 40, 50)) * rng.choice([-1, 1], (20, 40, 50))).astype(
-        np.float32
-    )
-    got = combine_trimmed(frames, CombineParams(trim_fraction=0.0, n_trim_min=0))
+    frames = (10.0 ** rng.uniform(-30, 30, (20, 40, 50)) * rng.choice([-1, 1], (20, 40, 50))).astype(np.float32)
+    got = combine_trimmed(frames, CombineParams(reject_n_sigma=0.0, trim_fraction=0.0, n_trim_min=0))
     scale = np.abs(frames).max(axis=0)
     assert np.max(np.abs(got.mean - frames.astype(np.float64).mean(axis=0)) / scale) < 1e-7
 
@@ -150,15 +158,49 @@ def test_theory_agrees_with_a_large_simulation():
     assert theory.mean_error == pytest.approx(x.mean(axis=1).std(), rel=0.005)
 
 
-def test_one_cosmic_ray_in_twenty_shifts_the_mean_by_a_tenth_of_sigma():
+def mean_shift_sigma(frames, params=None):
+    """Shift of the mean in units of the noise of a frame, for frames made about 1000 with noise 2."""
+    got = combine_trimmed(frames, params or CombineParams())
+    return (np.mean(got.mean, dtype=np.float64) - 1000.0) / 2.0
+
+
+@pytest.mark.parametrize("n_hits", [1, 2, 3, 4])
+def test_cosmic_rays_do_not_bias(n_hits):
+    frames = stack_of(20, (300, 400), seed=9)
+    frames[7 : 7 + n_hits] += np.array([5000.0, 300.0, 70.0, 2000.0], np.float32)[:n_hits, None, None]
+    assert abs(mean_shift_sigma(frames)) < 0.003
+    assert np.mean(frames.mean(axis=0)) - 1000.0 > 200.0  # what a plain mean would have kept
+    got = combine_trimmed(frames)
+    assert np.mean(got.n_used) == pytest.approx(20 - n_hits, abs=0.01)
+    assert np.sqrt(np.mean(got.std.astype(np.float64) ** 2)) == pytest.approx(2.0, rel=0.01)
+
+
+def test_without_rejection_one_cosmic_ray_in_twenty_shifts_the_mean_by_a_tenth_of_sigma():
+    """The bias of a symmetric trim under one-sided contamination, and its theory."""
     frames = stack_of(20, (300, 400), seed=9)
     frames[7] += 5000.0
-    got = combine_trimmed(frames)
-    shift_sigma = (np.mean(got.mean, dtype=np.float64) - 1000.0) / 2.0
     lowest_of_19 = stats.norm.expect(lambda x: x * 19 * stats.norm.sf(x) ** 18)
-    assert shift_sigma == pytest.approx(-lowest_of_19 / 18, abs=0.005)
-    assert shift_sigma < 0.11
-    assert np.mean(frames.mean(axis=0)) - 1000.0 > 200.0  # what a plain mean would have kept
+    shift = mean_shift_sigma(frames, CombineParams(reject_n_sigma=0.0))
+    assert shift == pytest.approx(-lowest_of_19 / 18, abs=0.005)
+
+
+@pytest.mark.parametrize("height_sigma", [3.0, 5.0, 7.0, 9.0])
+def test_hits_near_the_limit_shift_the_mean_by_no_more_than_the_trim_allows(height_sigma):
+    frames = stack_of(20, (300, 400), seed=9)
+    frames[7] += np.float32(2.0 * height_sigma)
+    assert 0.0 < mean_shift_sigma(frames) < 0.11
+
+
+@pytest.mark.parametrize(("n", "most"), [(5, 0.04), (6, 0.03), (10, 3e-3), (20, 1e-4), (40, 1e-5)])
+def test_rejection_spares_normal_noise(n, most):
+    got = combine_trimmed(stack_of(n, (300, 400), seed=n))
+    assert np.mean(n - got.n_used) / n < most
+
+
+def test_values_that_mostly_agree_are_not_rejected():
+    frames = np.full((10, 2, 3), 7.0, np.float32)
+    frames[0] = 8.0
+    assert (combine_trimmed(frames).n_used == 10).all()
 
 
 def test_number_trimmed():
