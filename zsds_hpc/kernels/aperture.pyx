@@ -40,8 +40,8 @@ cdef double pixel_overlap(double dx, double dy, double r) noexcept nogil:
 
 
 cdef inline bint usable(
-    const float[:, ::1] pix, const int16_t[:, ::1] mask, const int32_t[:, ::1] labels, int bad_bits, int32_t own,
-    Py_ssize_t x, Py_ssize_t y,
+    const float[:, ::1] pix, const int16_t[:, ::1] mask, const int32_t[:, ::1] labels, int bad_bits,
+    int32_t own, Py_ssize_t x, Py_ssize_t y,
 ) noexcept nogil:
     if x < 0 or y < 0 or x >= pix.shape[1] or y >= pix.shape[0]:
         return False
@@ -51,8 +51,8 @@ cdef inline bint usable(
 
 
 cdef inline double value_at(
-    const float[:, ::1] pix, const int16_t[:, ::1] mask, const int32_t[:, ::1] labels, int bad_bits, int32_t own,
-    Py_ssize_t x, Py_ssize_t y, Py_ssize_t mirror_x, Py_ssize_t mirror_y, bint* replaced,
+    const float[:, ::1] pix, const int16_t[:, ::1] mask, const int32_t[:, ::1] labels, int bad_bits,
+    int32_t own, Py_ssize_t x, Py_ssize_t y, Py_ssize_t mirror_x, Py_ssize_t mirror_y, bint* replaced,
 ) noexcept nogil:
     """Pixel value; that of the pixel opposite the source where it is bad or another source's; else 0."""
     replaced[0] = not usable(pix, mask, labels, bad_bits, own, x, y)
@@ -101,8 +101,8 @@ def circular_sums(
 
 
 cdef void sum_circles(
-    const float[:, ::1] pix, const int16_t[:, ::1] mask, const int32_t[:, ::1] labels, int bad_bits, int32_t own,
-    double x0, double y0, const double[::1] radii, double* sums, double* replaced_area,
+    const float[:, ::1] pix, const int16_t[:, ::1] mask, const int32_t[:, ::1] labels, int bad_bits,
+    int32_t own, double x0, double y0, const double[::1] radii, double* sums, double* replaced_area,
 ) noexcept nogil:
     cdef int n = radii.shape[0], k
     cdef double reach = radii[n - 1] + 0.5, d2, dx, dy, value, weight
@@ -110,7 +110,8 @@ cdef void sum_circles(
     cdef double[MAX_RADII] outer2
     cdef double[MAX_RADII] full
     cdef double[MAX_RADII] full_replaced
-    cdef Py_ssize_t x, y, mirror_x = <Py_ssize_t>floor(2 * x0 + 0.5), mirror_y = <Py_ssize_t>floor(2 * y0 + 0.5)
+    cdef Py_ssize_t x, y, mirror_x = <Py_ssize_t>floor(2 * x0 + 0.5)
+    cdef Py_ssize_t mirror_y = <Py_ssize_t>floor(2 * y0 + 0.5)
     cdef bint replaced
     for k in range(n):
         inner2[k], outer2[k] = fmax(radii[k] - 0.70711, 0) ** 2, (radii[k] + 0.70711) ** 2
@@ -159,7 +160,8 @@ def kron_sums(
     pix, mask, labels, bad_bits, own
         As for `circular_sums`.
     ellipses : ndarray, shape (n, 5), float64
-        x, y (0-based), and cxx, cyy, cxy: an offset lies at r^2 = cxx dx^2 + cyy dy^2 + cxy dx dy, in units of a.
+        x, y (0-based), and cxx, cyy, cxy: an offset lies at r^2 = cxx dx^2 + cyy dy^2 + cxy dx dy, in units
+        of a.
     settings : ndarray, float64
         Search radius in units of a, Kron factor, least Kron radius in units of a, largest half box in px.
     result : ndarray, shape (n, 3), float64
@@ -178,14 +180,15 @@ def kron_sums(
 
 
 cdef void ellipse_sums(
-    const float[:, ::1] pix, const int16_t[:, ::1] mask, const int32_t[:, ::1] labels, int bad_bits, int32_t own,
-    const double* e, double radius, double largest, double* s,
+    const float[:, ::1] pix, const int16_t[:, ::1] mask, const int32_t[:, ::1] labels, int bad_bits,
+    int32_t own, const double* e, double radius, double largest, double* s,
 ) noexcept nogil:
     """Sums of f, of the area and of r f over the ellipse of the given radius; edge pixels count in part."""
     cdef double norm = 4 * e[2] * e[3] - e[4] * e[4], dx, dy, r, gx, gy, weight, value
     cdef double reach_x = fmin(radius * sqrt(4 * e[3] / norm) + 1, largest)
     cdef double reach_y = fmin(radius * sqrt(4 * e[2] / norm) + 1, largest)
-    cdef Py_ssize_t x, y, mirror_x = <Py_ssize_t>floor(2 * e[0] + 0.5), mirror_y = <Py_ssize_t>floor(2 * e[1] + 0.5)
+    cdef Py_ssize_t x, y, mirror_x = <Py_ssize_t>floor(2 * e[0] + 0.5)
+    cdef Py_ssize_t mirror_y = <Py_ssize_t>floor(2 * e[1] + 0.5)
     cdef bint replaced
     s[0], s[1], s[2] = 0, 0, 0
     for y in range(<Py_ssize_t>floor(e[1] - reach_y), <Py_ssize_t>floor(e[1] + reach_y) + 2):
@@ -231,11 +234,12 @@ def core_widths(
 
 
 cdef double core_width(
-    const float[:, ::1] pix, const int16_t[:, ::1] mask, const int32_t[:, ::1] labels, int bad_bits, int32_t own,
-    double x0, double y0, double start,
+    const float[:, ::1] pix, const int16_t[:, ::1] mask, const int32_t[:, ::1] labels, int bad_bits,
+    int32_t own, double x0, double y0, double start,
 ) noexcept nogil:
     cdef double size2 = start * start, last = 0, flux, second, flux_term, r2, w
-    cdef Py_ssize_t x, y, reach, mirror_x = <Py_ssize_t>floor(2 * x0 + 0.5), mirror_y = <Py_ssize_t>floor(2 * y0 + 0.5)
+    cdef Py_ssize_t x, y, reach, mirror_x = <Py_ssize_t>floor(2 * x0 + 0.5)
+    cdef Py_ssize_t mirror_y = <Py_ssize_t>floor(2 * y0 + 0.5)
     cdef Py_ssize_t ix = <Py_ssize_t>floor(x0 + 0.5), iy = <Py_ssize_t>floor(y0 + 0.5)
     cdef double[64] wx
     cdef bint replaced

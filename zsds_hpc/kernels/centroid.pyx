@@ -10,7 +10,9 @@ DEF MAX_PIXELS = 625
 DEF N_PLANES = 4
 
 
-cdef inline void interpolate(const float[:, :, :, ::1] table, double px, double py, int n, float* out) noexcept nogil:
+cdef inline void interpolate(
+    const float[:, :, :, ::1] table, double px, double py, int n, float* out
+) noexcept nogil:
     """Planes of the profile at phase (px, py), each in [-0.5, 0.5]; bilinear between the tabulated phases."""
     cdef int steps = table.shape[0] - 1, a, b, k
     cdef double u = (px + 0.5) * steps, v = (py + 0.5) * steps
@@ -67,8 +69,8 @@ def fit_profile(
     settings : ndarray, float64
         Gain in e/DN, relative error of the profile, bad mask bits, iterations, largest move in px.
     result : ndarray, shape (n, 8), float64
-        Receives flux, var(flux), var(x), var(y), cov(x, y), chi2 per degree of freedom, spread, var(spread); flux NaN
-        where the fit failed: the position is then left at its start.
+        Receives flux, var(flux), var(x), var(y), cov(x, y), chi2 per degree of freedom, spread,
+        var(spread); flux NaN where the fit failed: the position is then left at its start.
     """
     cdef Py_ssize_t i
     with nogil:
@@ -77,8 +79,9 @@ def fit_profile(
 
 
 cdef void fit_one(
-    const float[:, ::1] pix, const float[:, ::1] rms, const int16_t[:, ::1] mask, const int32_t[:, ::1] labels,
-    int32_t own, double* position, const float[:, :, :, ::1] table, const double[::1] settings, double* result,
+    const float[:, ::1] pix, const float[:, ::1] rms, const int16_t[:, ::1] mask,
+    const int32_t[:, ::1] labels, int32_t own, double* position, const float[:, :, :, ::1] table, const double[::1] settings,
+    double* result,
 ) noexcept nogil:
     cdef int n = table.shape[3], side = <int>(sqrt(n) + 0.5), half = side // 2, i, n_used = 0
     cdef float[MAX_PIXELS * N_PLANES] model
@@ -112,14 +115,15 @@ cdef void fit_one(
         if fabs(step_x) < 1e-3 and fabs(step_y) < 1e-3 and i > 1:
             break
     position[0], position[1] = x, y
-    result[0], result[1], result[2], result[3], result[4] = flux, inverse[0], inverse[3], inverse[5], inverse[4]
+    result[0], result[1] = flux, inverse[0]
+    result[2], result[3], result[4] = inverse[3], inverse[5], inverse[4]
     result[5] = s[9] / max(n_used - 3, 1)
     spread(n, model, data, variance, flux, settings[0], settings[1], result + 6)
 
 
 cdef inline int cut_out(
-    const float[:, ::1] pix, const float[:, ::1] rms, const int16_t[:, ::1] mask, const int32_t[:, ::1] labels,
-    int32_t own, Py_ssize_t ix, Py_ssize_t iy, int half, int bad_bits, float* data, float* variance,
+    const float[:, ::1] pix, const float[:, ::1] rms, const int16_t[:, ::1] mask,
+    const int32_t[:, ::1] labels, int32_t own, Py_ssize_t ix, Py_ssize_t iy, int half, int bad_bits, float* data, float* variance,
 ) noexcept nogil:
     """Copy the window; unusable pixels get variance -1. Returns the number of usable pixels."""
     cdef Py_ssize_t ny = pix.shape[0], nx = pix.shape[1], x, y
@@ -137,7 +141,9 @@ cdef inline int cut_out(
     return n_used
 
 
-cdef inline double linear_flux(int n, const float* model, const float* data, const float* variance) noexcept nogil:
+cdef inline double linear_flux(
+    int n, const float* model, const float* data, const float* variance
+) noexcept nogil:
     cdef double top = 0, bottom = 0
     cdef int k
     for k in range(n):

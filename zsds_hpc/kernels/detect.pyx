@@ -44,13 +44,17 @@ def matched_filter(
                         add_scaled(&ring[(y - k) % n_taps, 0], taps[k], nx, &out[y - half, 0])
 
 
-cdef inline void clean_row(const float* row, const int16_t* mask, int bits, Py_ssize_t n, float* out) noexcept nogil:
+cdef inline void clean_row(
+    const float* row, const int16_t* mask, int bits, Py_ssize_t n, float* out
+) noexcept nogil:
     cdef Py_ssize_t x
     for x in range(n):
         out[x] = 0 if (mask[x] & bits) or not isfinite(row[x]) else row[x]
 
 
-cdef inline void filter_row(const float* row, const float* taps, Py_ssize_t n_taps, Py_ssize_t n, float* out) noexcept nogil:
+cdef inline void filter_row(
+    const float* row, const float* taps, Py_ssize_t n_taps, Py_ssize_t n, float* out
+) noexcept nogil:
     cdef Py_ssize_t k
     memset(out, 0, n * sizeof(float))
     for k in range(n_taps):
@@ -72,7 +76,8 @@ def pixels_above(
 ):
     """Pixels above `n_sigma` times the local noise, brightest first, ties by position.
 
-    Saturated pixels are set in `filtered` to one and the same highest value, so that a saturated core is one peak.
+    Saturated pixels are set in `filtered` to one and the same highest value, so that a saturated core is
+    one peak.
 
     Returns
     -------
@@ -110,10 +115,10 @@ def segment(
 ):
     """Cut the pixels above threshold into segments, one per significant peak.
 
-    Pixels are taken from the brightest down. A pixel without labelled neighbour starts a peak; others join the
-    brightest neighbour's segment. Where two segments meet, the lower peak is swallowed by the higher unless it
-    rises above the meeting point by `limits[1]` times the noise plus `limits[2]` times the value there, and
-    itself reaches `limits[0]` times the noise.
+    Pixels are taken from the brightest down. A pixel without labelled neighbour starts a peak; others join
+    the brightest neighbour's segment. Where two segments meet, the lower peak is swallowed by the higher
+    unless it rises above the meeting point by `limits[1]` times the noise plus `limits[2]` times the value
+    there, and itself reaches `limits[0]` times the noise.
 
     Parameters
     ----------
@@ -176,7 +181,8 @@ cdef inline void meet(
     const float[::1] limits, int32_t[::1] parent, int32_t[::1] peak, unsigned char[::1] touched,
 ) noexcept nogil:
     cdef Py_ssize_t nx = filtered.shape[1]
-    cdef float top = filtered[peak[lower] // nx, peak[lower] % nx], noise = rms[peak[lower] // nx, peak[lower] % nx]
+    cdef Py_ssize_t y = peak[lower] // nx, x = peak[lower] % nx
+    cdef float top = filtered[y, x], noise = rms[y, x]
     if top >= limits[0] * noise and top - saddle >= limits[1] * noise + limits[2] * saddle:
         touched[lower] = 1
         touched[higher] = 1
@@ -196,16 +202,18 @@ cdef relabel(
     int32_t[:, ::1] labels, int32_t[::1] parent, int32_t[::1] peak, unsigned char[::1] touched, Py_ssize_t m,
 ):
     """Number the surviving segments without gaps and write the numbers into `labels`."""
-    cdef Py_ssize_t nx = labels.shape[1], i, kept = 0
+    cdef Py_ssize_t nx = labels.shape[1], i, x, y, kept = 0
     cdef int32_t[::1] number = np.zeros(m + 1, np.int32)
     for i in range(1, m + 1):
-        if parent[i] == i and filtered[peak[i] // nx, peak[i] % nx] >= n_sigma * rms[peak[i] // nx, peak[i] % nx]:
+        y, x = peak[i] // nx, peak[i] % nx
+        if parent[i] == i and filtered[y, x] >= n_sigma * rms[y, x]:
             kept += 1
             number[i] = kept
             peak[kept], touched[kept] = peak[i], touched[i]
     with nogil:
         for i in range(order.shape[0]):
-            labels[order[i] // nx, order[i] % nx] = number[find(parent, labels[order[i] // nx, order[i] % nx])]
+            y, x = order[i] // nx, order[i] % nx
+            labels[y, x] = number[find(parent, labels[y, x])]
     return np.array(peak[1:kept + 1]), np.array(touched[1:kept + 1])
 
 

@@ -1,7 +1,7 @@
 """The aperture catalogue (sexcat): fluxes in concentric apertures, Kron fluxes, positions, shapes and flags.
 
-Column names and meanings are SExtractor's, and so is the pixel convention of the *_IMAGE columns: FITS, the centre
-of the first pixel is (1, 1). What differs from SExtractor is listed in `COLUMNS`.
+Column names and meanings are SExtractor's, and so is the pixel convention of the *_IMAGE columns: FITS, the
+centre of the first pixel is (1, 1). What differs from SExtractor is listed in `COLUMNS`.
 """
 
 from dataclasses import replace
@@ -86,12 +86,8 @@ class MeasureParams(Params):
     kron_factor: float = param(2.5, "Kron ellipse in units of the first moment.", ge=0.5, le=10.0)
     kron_minimum: float = param(3.5, "Least Kron ellipse in units of A and B.", ge=0.0, le=10.0)
     kron_search: float = param(6.0, "Ellipse of the first moment in units of A and B.", ge=1.0, le=20.0)
-    kron_half_box_pix: float = param(
-        60.0, "Kron ellipses are cut at this distance.", unit="pix", ge=5.0, le=1000.0
-    )
-    neighbour_area: float = param(
-        0.1, "Replaced share of the neighbour aperture that sets flag 1.", ge=0.0, le=1.0
-    )
+    kron_half_box_pix: float = param(60.0, "Kron ellipses are cut at this distance.", unit="pix", ge=5.0, le=1000.0)
+    neighbour_area: float = param(0.1, "Replaced share of the neighbour aperture that sets flag 1.", ge=0.0, le=1.0)
     neighbour_aperture: int = param(3, "Which aperture (from 0) flags 1 and 16 are about.", ge=0, le=15)
     fallback_fwhm_pix: float = param(2.0, "FWHM when there are too few stars.", unit="pix", ge=0.5, le=20.0)
     bad_bits: int = param(BAD_IN_STAR, "Pixels with any of these mask bits are replaced.", ge=0, le=32767)
@@ -111,11 +107,14 @@ def with_profile(
     pix_sub: np.ndarray, rms: np.ndarray, mask: np.ndarray, sources: Detections, params: MeasureParams
 ) -> Detections:
     """The same detections with the image's mean star profile; an assumed one (n_stars 0) if there are too few stars."""
+    return replace(sources, profile=_profile_of(pix_sub, rms, mask, sources, params))
+
+
+def _profile_of(pix_sub, rms, mask, sources, params):
     try:
-        profile = measure_profile(pix_sub, rms, mask, sources, params.seeing)
+        return measure_profile(pix_sub, rms, mask, sources, params.seeing)
     except AlgorithmFailure:
-        profile = StarProfile(params.fallback_fwhm_pix)
-    return replace(sources, profile=profile)
+        return StarProfile(params.fallback_fwhm_pix)
 
 
 def measure(
@@ -155,14 +154,11 @@ def measure(
     """
     radii = np.array(params.aperture_diameters_pix, np.float64) / 2
     if not gain > 0 or radii.size == 0 or not (np.diff(np.concatenate([[0.0], radii])) > 0).all():
-        raise BadInput(
-            f"apertures: gain {gain} and diameters {params.aperture_diameters_pix} must be positive, rising"
-        )
-    if sources.profile is None:
-        sources = with_profile(pix_sub, rms, mask, sources, params)
+        raise BadInput(f"apertures: gain {gain} and diameters {params.aperture_diameters_pix} must be positive, rising")
+    profile = sources.profile or _profile_of(pix_sub, rms, mask, sources, params)
     catalogue = np.zeros(len(sources), sexcat_dtype(radii.size))
     catalogue["NUMBER"] = np.arange(1, len(sources) + 1)
-    position = _fill_positions(catalogue, (pix_sub, rms, mask), gain, sources, params)
+    position = _fill_positions(catalogue, (pix_sub, rms, mask), gain, replace(sources, profile=profile), params)
     _fill_shapes(catalogue, sources)
     frame = (pix_sub, mask, sources.segments, params.bad_bits, np.arange(1, len(sources) + 1, dtype=np.int32))
     noise = _at(rms, position)
@@ -170,7 +166,7 @@ def measure(
     _fill_kron(catalogue, frame, position, (noise, gain, params))
     catalogue["FLUX_RADIUS"] = half_flux_radius(catalogue["FLUX_APER"], radii, catalogue["FLUX_AUTO"])
     sigma = np.zeros(len(sources))
-    core_widths(*frame, position, sources.profile.observed_fwhm_pix / _FWHM_OF_SIGMA, sigma)
+    core_widths(*frame, position, profile.observed_fwhm_pix / _FWHM_OF_SIGMA, sigma)
     catalogue["FWHM_IMAGE"] = _FWHM_OF_SIGMA * sigma
     catalogue["IMAFLAGS_ISO"] = box_flags(mask, position)
     return catalogue
@@ -179,9 +175,7 @@ def measure(
 def attach_sky(catalogue: np.ndarray, wcs: Any) -> np.ndarray:
     """Copy of the catalogue with ALPHAWIN_J2000 and DELTAWIN_J2000 from a solution's `pixel_to_sky(x, y)`."""
     out = catalogue.copy()
-    out["ALPHAWIN_J2000"], out["DELTAWIN_J2000"] = wcs.pixel_to_sky(
-        out["XWIN_IMAGE"] - 1, out["YWIN_IMAGE"] - 1
-    )
+    out["ALPHAWIN_J2000"], out["DELTAWIN_J2000"] = wcs.pixel_to_sky(out["XWIN_IMAGE"] - 1, out["YWIN_IMAGE"] - 1)
     return out
 
 
@@ -237,9 +231,7 @@ def _fill_apertures(catalogue, frame, position, radii, noise_gain_params):
     catalogue["FLUX_APER"], catalogue["FLUXERR_APER"] = sums, error
     catalogue["MAG_APER"], catalogue["MAGERR_APER"] = magnitudes(sums, error)
     k = min(params.neighbour_aperture, radii.size - 1)
-    catalogue["FLAGS"] |= np.where(
-        replaced[:, k] > params.neighbour_area * area[k], FLAG_NEIGHBOUR, 0
-    ).astype(np.int16)
+    catalogue["FLAGS"] |= np.where(replaced[:, k] > params.neighbour_area * area[k], FLAG_NEIGHBOUR, 0).astype(np.int16)
     ny, nx = frame[0].shape
     reach = np.minimum(position, np.array([nx - 1, ny - 1]) - position).min(axis=1) + 0.5
     catalogue["FLAGS"] |= np.where(reach < radii[k], FLAG_APERTURE, 0).astype(np.int16)
@@ -253,14 +245,9 @@ def _fill_kron(catalogue, frame, position, noise_gain_params):
     )
     c, s = (f(np.radians(catalogue["THETA_IMAGE"].astype(float))) for f in (np.cos, np.sin))
     ratio2 = (a / b) ** 2
-    shape = (
-        np.stack([c**2 + s**2 * ratio2, s**2 + c**2 * ratio2, 2 * c * s * (1 - ratio2)], axis=1)
-        / (a**2)[:, None]
-    )
+    shape = np.stack([c**2 + s**2 * ratio2, s**2 + c**2 * ratio2, 2 * c * s * (1 - ratio2)], axis=1) / (a**2)[:, None]
     result = np.zeros((len(catalogue), 3))
-    settings = np.array(
-        [params.kron_search, params.kron_factor, params.kron_minimum, params.kron_half_box_pix]
-    )
+    settings = np.array([params.kron_search, params.kron_factor, params.kron_minimum, params.kron_half_box_pix])
     kron_sums(*frame, np.ascontiguousarray(np.hstack([position, shape])), settings, result)
     error = np.sqrt(noise**2 * result[:, 2] + np.maximum(result[:, 1], 0) / gain)
     catalogue["KRON_RADIUS"], catalogue["FLUX_AUTO"], catalogue["FLUXERR_AUTO"] = (

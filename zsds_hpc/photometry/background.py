@@ -25,9 +25,7 @@ class BackgroundParams(Params):
 
     mesh_pix: int = param(64, "Approximate side of a mesh.", unit="pix", ge=8, le=4096)
     filter_size: int = param(3, "Side of the median filter over meshes.", unit="meshes", ge=1, le=15)
-    min_good_fraction: float = param(
-        0.1, "A mesh with a smaller fraction of good pixels is filled in.", ge=0.0, le=1.0
-    )
+    min_good_fraction: float = param(0.1, "A mesh with a smaller fraction of good pixels is filled in.", ge=0.0, le=1.0)
     not_sky_bits: int = param(NOT_SKY, "Pixels with any of these mask bits are left out.", ge=0, le=32767)
 
 
@@ -55,10 +53,10 @@ class Background:
 def estimate_background(pix: np.ndarray, mask: np.ndarray, params: BackgroundParams) -> Background:
     """Estimate sky level and noise.
 
-    In each mesh the mean and width of a Gaussian are fitted to the histogram between -3 and +1 sigma, where few
-    pixels hold starlight (maximum likelihood of a truncated normal). The meshes are median filtered and are the
-    control points of a cubic B-spline surface, which reproduces planes exactly and damps the noise of the meshes.
-    Pass the mask with the SOURCE bit set for a second, cleaner estimate.
+    In each mesh the mean and width of a Gaussian are fitted to the histogram between -3 and +1 sigma, where
+    few pixels hold starlight (maximum likelihood of a truncated normal). The meshes are median filtered and
+    are the control points of a cubic B-spline surface, which reproduces planes exactly and damps the noise
+    of the meshes. Pass the mask with the SOURCE bit set for a second, cleaner estimate.
 
     Parameters
     ----------
@@ -80,9 +78,7 @@ def estimate_background(pix: np.ndarray, mask: np.ndarray, params: BackgroundPar
     y_edges, x_edges = (_edges(n, params.mesh_pix) for n in pix.shape)
     low, width = _histogram_ranges(pix, mask, params.not_sky_bits, y_edges, x_edges)
     counts = np.zeros((*low.shape, _N_BINS), np.int32)
-    mesh_histograms(
-        pix, mask, params.not_sky_bits, y_edges, x_edges, low, (1 / width).astype(np.float32), counts
-    )
+    mesh_histograms(pix, mask, params.not_sky_bits, y_edges, x_edges, low, (1 / width).astype(np.float32), counts)
     level, rms = _fit_truncated_normal(counts, low, width)
     area = np.diff(y_edges)[:, None] * np.diff(x_edges)
     good = counts.sum(axis=2) >= np.maximum(params.min_good_fraction * area, 8)
@@ -179,9 +175,7 @@ def _spline_weights(n, n_mesh):
     t = (np.arange(n) + 0.5) * n_mesh / n - 0.5 + 2
     start = np.floor(t).astype(int) - 1
     u = t - start - 1
-    weights = np.stack(
-        [(1 - u) ** 3, 3 * u**3 - 6 * u**2 + 4, -3 * u**3 + 3 * u**2 + 3 * u + 1, u**3], axis=1
-    )
+    weights = np.stack([(1 - u) ** 3, 3 * u**3 - 6 * u**2 + 4, -3 * u**3 + 3 * u**2 + 3 * u + 1, u**3], axis=1)
     columns = start[:, None] + np.arange(4)
     rows = np.broadcast_to(np.arange(n)[:, None], columns.shape)
     return sparse.csr_array((weights.ravel() / 6, (rows.ravel(), columns.ravel())), shape=(n, n_mesh + 4))

@@ -23,15 +23,14 @@ POSITION_DTYPE = np.dtype(
         ("fitted", "?"),  # False: the position is the isophotal barycentre, its variance NaN
     ]
 )
+_RESULT_COLUMNS = ("flux", "var_flux", "var_x", "var_y", "cov_xy", "chi2_dof", "spread", "var_spread")
 
 
 class CentroidParams(Params):
     """How positions are fitted."""
 
     profile_error: float = param(0.03, "Error of the profile relative to the pixel's value.", ge=0.0, le=0.5)
-    max_move_pix: float = param(
-        1.5, "A fit that goes farther from the peak has failed.", unit="pix", ge=0.1, le=10.0
-    )
+    max_move_pix: float = param(1.5, "A fit that goes farther from the peak has failed.", unit="pix", ge=0.1, le=10.0)
     max_iterations: int = param(8, "Gauss-Newton steps at most.", ge=2, le=50)
     bad_bits: int = param(BAD_IN_STAR, "Pixels with any of these mask bits have no weight.", ge=0, le=32767)
 
@@ -45,14 +44,15 @@ def fit_positions(
 ) -> np.ndarray:
     """Fit flux and position of every source with one profile, pixels of other sources left out.
 
-    Weights follow from sky noise, photon noise and a relative error of the profile. `spread` is the point-source
-    statistic SPREAD_MODEL of Desai et al. 2012, eq. 1: 0 for stars, positive for extended sources, negative for
-    sources sharper than a star.
+    Weights follow from sky noise, photon noise and a relative error of the profile. `spread` is the point-
+    source statistic SPREAD_MODEL of Desai et al. 2012, eq. 1: 0 for stars, positive for extended sources,
+    negative for sources sharper than a star.
 
     Parameters
     ----------
     images : tuple of ndarray
-        Background-subtracted image, noise of the sky (float32, DN), survey mask (int16), each of shape (ny, nx).
+        Background-subtracted image, noise of the sky (float32, DN), survey mask (int16), each of shape (ny,
+        nx).
     gain : float
         e/DN.
     found : Detections
@@ -77,6 +77,6 @@ def fit_positions(
     fitted = np.isfinite(result[:, 0])
     out["fitted"] = fitted
     out["x"], out["y"] = np.where(fitted, position.T, [table["x"], table["y"]])
-    for column, values in zip(POSITION_DTYPE.names[2:-1], result.T):
+    for column, values in zip(_RESULT_COLUMNS, result.T):
         out[column] = np.where(fitted, values, np.nan)
     return out

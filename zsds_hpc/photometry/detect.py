@@ -12,12 +12,7 @@ from zsds_hpc.photometry.profile import StarProfile
 
 #: Mask bits of pixels that are not looked at; saturated ones are, and make one peak.
 BLIND = maskbits.UNUSABLE & ~(
-    maskbits.GHOST
-    | maskbits.HALO
-    | maskbits.SATURATED
-    | maskbits.LOWRESP
-    | maskbits.HIGHRESP
-    | maskbits.TRACK
+    maskbits.GHOST | maskbits.HALO | maskbits.SATURATED | maskbits.LOWRESP | maskbits.HIGHRESP | maskbits.TRACK
 )
 
 #: SExtractor's bits of FLAGS.
@@ -46,10 +41,8 @@ class DetectParams(Params):
     """How sources are detected."""
 
     fwhm_pix: float = param(2.1, "FWHM of stars in the image, pixels included.", unit="pix", ge=0.8, le=20.0)
-    detect_sigma: float = param(
-        4.5, "Significance that a peak of the filtered image must reach.", ge=2.0, le=100.0
-    )
-    isophote_sigma: float = param(2.5, "Significance at which segments end.", ge=0.5, le=100.0)
+    detect_sigma: float = param(4.5, "Significance that a peak of the filtered image must reach.", ge=2.0, le=100.0)
+    isophote_sigma: float = param(3.0, "Significance at which segments end.", ge=0.5, le=100.0)
     deblend_sigma: float = param(3.0, "Rise of a blended peak above its saddle, in noise.", ge=0.0, le=100.0)
     deblend_contrast: float = param(0.02, "And relative to the value at the saddle.", ge=0.0, le=10.0)
     min_pixels: int = param(2, "A segment with fewer pixels is dropped.", unit="pix", ge=1, le=1000)
@@ -82,15 +75,13 @@ class Detections:
         return self.table[column]
 
 
-def detect_sources(
-    pix_sub: np.ndarray, rms: np.ndarray, mask: np.ndarray, params: DetectParams
-) -> Detections:
+def detect_sources(pix_sub: np.ndarray, rms: np.ndarray, mask: np.ndarray, params: DetectParams) -> Detections:
     """Detect sources.
 
     The image is correlated with a Gaussian of the stars' width. Above the isophote, pixels are taken from the
-    brightest down and flow to the neighbouring peak; a peak survives if it is significant and rises enough above
-    the saddle to a higher one (persistence, Edelsbrunner et al. 2002). Positions and shapes are moments of the
-    unfiltered image over the segment.
+    brightest down and flow to the neighbouring peak; a peak survives if it is significant and rises enough
+    above the saddle to a higher one (persistence, Edelsbrunner et al. 2002). Positions and shapes are
+    moments of the unfiltered image over the segment.
 
     Parameters
     ----------
@@ -118,9 +109,7 @@ def detect_sources(
     segments = np.zeros(pix_sub.shape, np.int32)
     peaks, blended = segment(order, filtered, rms, limits, segments)
     if len(peaks) > params.max_sources:
-        raise AlgorithmFailure(
-            "detection: too many sources", n_sources=len(peaks), max_sources=params.max_sources
-        )
+        raise AlgorithmFailure("detection: too many sources", n_sources=len(peaks), max_sources=params.max_sources)
     table = _measure_segments(order, pix_sub, mask, segments, peaks)
     table["snr"] = (filtered.ravel()[peaks] / rms.ravel()[peaks]).astype(np.float32)
     table["flags"] |= np.where(blended, FLAG_BLENDED, 0).astype(np.int16)
@@ -136,12 +125,11 @@ def gaussian_taps(fwhm_pix: float) -> np.ndarray:
 
 def _measure_segments(order, pix_sub, mask, segments, peaks):
     """Positions, moments and flags of all segments."""
-    ny, nx = pix_sub.shape
     table = np.zeros(len(peaks), SOURCE_DTYPE)
     sums, highest = np.zeros((len(peaks), 6)), np.full(len(peaks), -np.inf, np.float32)
     n_pix, bits = np.zeros(len(peaks), np.int32), np.zeros(len(peaks), np.int32)
     segment_sums(order, pix_sub, mask, segments, peaks, sums, n_pix, bits, highest)
-    table["y_peak"], table["x_peak"] = np.divmod(peaks, nx)
+    table["y_peak"], table["x_peak"] = np.divmod(peaks, pix_sub.shape[1])
     flux = np.maximum(sums[:, 0], 1e-30)
     dx, dy = sums[:, 1] / flux, sums[:, 2] / flux
     table["x"], table["y"] = table["x_peak"] + dx, table["y_peak"] + dy
@@ -156,9 +144,7 @@ def _measure_segments(order, pix_sub, mask, segments, peaks):
     return table
 
 
-def ellipse_of_moments(
-    xx: np.ndarray, yy: np.ndarray, xy: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def ellipse_of_moments(xx: np.ndarray, yy: np.ndarray, xy: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Axes a >= b (px) and position angle (degrees from +x to +y) of second moments.
 
     Moments narrower than a pixel get 1/12 px^2 added to the variances, as SExtractor does.

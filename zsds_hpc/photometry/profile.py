@@ -30,7 +30,8 @@ class StarProfile:
     beta : float
         Moffat exponent.
     e1, e2 : float
-        Ellipticity components: ln(a / b) times cos and sin of twice the angle of the major axis from +x to +y.
+        Ellipticity components: ln(a / b) times cos and sin of twice the angle of the major axis from +x to
+        +y.
     n_stars : int
         Stars that it was measured from, 0 for an assumed profile.
     """
@@ -70,6 +71,13 @@ def window_half_pix(fwhm_pix: float) -> int:
     return int(np.clip(np.ceil(1.5 * fwhm_pix), 2, MAX_HALF_PIX))
 
 
+def noise_equivalent_area(profile: StarProfile) -> float:
+    """Area (px) whose sky noise enters an optimally weighted flux: 1 / sum p^2 (King 1983), mean over phases."""
+    half = window_half_pix(profile.fwhm_pix) + 2
+    table = _by_phase(_integrated(profile, half, _FIT_STEPS)[None], half, _FIT_STEPS).astype(np.float64)
+    return float(np.mean(1 / (table[:-1, :-1, 0] ** 2).sum(axis=2)))
+
+
 def profile_table(profile: StarProfile, half: int, steps: int = PHASE_STEPS) -> np.ndarray:
     """Tabulate a profile for `kernels.centroid`.
 
@@ -84,8 +92,8 @@ def profile_table(profile: StarProfile, half: int, steps: int = PHASE_STEPS) -> 
     Returns
     -------
     ndarray, shape (steps + 1, steps + 1, 4, (2 half + 1)^2), float32
-        Phase of the centre in y and x from -0.5 to 0.5; planes: profile, derivatives by the centre's x and y, and
-        the change when the source is an exponential disc of scale FWHM / 16 instead of a point.
+        Phase of the centre in y and x from -0.5 to 0.5; planes: profile, derivatives by the centre's x and
+        y, and the change when the source is an exponential disc of scale FWHM / 16 instead of a point.
     """
     fine = _integrated(profile, half, steps)
     grad_y, grad_x = np.gradient(fine, 1 / steps)
@@ -122,8 +130,9 @@ def _box_integral(values, steps):
 def fit_star_profile(stamps: np.ndarray, var: np.ndarray, start: StarProfile) -> StarProfile:
     """Fit the profile that stars share, together with the flux, position and sky of each.
 
-    Gauss-Newton steps in ln FWHM, 1/beta and the two ellipticities, with the stars' own parameters projected out
-    (Golub & Pereyra 1973). Stars that fit much worse than the others (blends, galaxies) are dropped.
+    Gauss-Newton steps in ln FWHM, 1/beta and the two ellipticities, with the stars' own parameters
+    projected out (Golub & Pereyra 1973). Stars that fit much worse than the others (blends, galaxies) are
+    dropped.
 
     Parameters
     ----------
@@ -165,9 +174,7 @@ def _joint_step(shape, centres, data, weight, half):
     flux = (weight * model * data).sum(axis=1) / (weight * model**2).sum(axis=1)
     changed = [_changed(shape + d, centres, half) for d in np.eye(4) * _SHAPE_DELTA]
     shared = flux[:, None, None] * (np.stack(changed, axis=2) - model[:, :, None]) / _SHAPE_DELTA
-    own = np.stack(
-        [model, flux[:, None] * planes[:, 1], flux[:, None] * planes[:, 2], np.ones_like(model)], axis=2
-    )
+    own = np.stack([model, flux[:, None] * planes[:, 1], flux[:, None] * planes[:, 2], np.ones_like(model)], axis=2)
     residual = data - flux[:, None] * model
     weighted = own * weight[:, :, None]
     inverse = np.linalg.pinv(np.einsum("nki,nkj->nij", weighted, own), hermitian=True)
@@ -178,9 +185,7 @@ def _joint_step(shape, centres, data, weight, half):
     curvature = np.einsum("nki,nk,nkj->nij", shared, weight, shared) - np.einsum(
         "nai,nab,nbj->nij", cross, inverse, cross
     )
-    slope = np.einsum("nki,nk,nk->ni", shared, weight, residual) - np.einsum(
-        "nai,nab,nb->ni", cross, inverse, pull
-    )
+    slope = np.einsum("nki,nk,nk->ni", shared, weight, residual) - np.einsum("nai,nab,nb->ni", cross, inverse, pull)
     step = np.linalg.lstsq(curvature[good].sum(axis=0), slope[good].sum(axis=0), rcond=1e-10)[0]
     moves = np.einsum("nab,nb->na", inverse, pull - cross @ step)[:, 1:3]
     return step, moves, good

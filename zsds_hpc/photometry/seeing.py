@@ -15,6 +15,7 @@ BAD_IN_STAR = maskbits.UNUSABLE & ~(maskbits.GHOST | maskbits.HALO | maskbits.LO
 _BAND_PIX = 64
 _QUICK_HALF = 4
 _NOISE_OF_UNUSABLE = 1e15
+_TYPICAL_GAIN = 5.0  # e/DN, for weights only
 
 
 class SeeingParams(Params):
@@ -23,13 +24,9 @@ class SeeingParams(Params):
     min_snr: float = param(30.0, "Least significance of a star.", ge=5.0, le=1e4)
     max_stars: int = param(150, "Stars used at most.", ge=5, le=5000)
     min_stars: int = param(5, "With fewer stars there is no seeing.", ge=3, le=1000)
-    width_tolerance: float = param(
-        0.25, "Stars this far (ln) from the commonest width are left out.", ge=0.02, le=2.0
-    )
-    saturation_fraction: float = param(
-        0.6, "Peaks above this fraction of saturation are left out.", ge=0.05, le=1.0
-    )
-    profile_error: float = param(0.02, "Error of the profile relative to the pixel's value.", ge=0.0, le=0.5)
+    width_tolerance: float = param(0.25, "Stars this far (ln) from the commonest width are left out.", ge=0.02, le=2.0)
+    saturation_fraction: float = param(0.6, "Peaks above this fraction of saturation are left out.", ge=0.05, le=1.0)
+    profile_error: float = param(0.01, "Error of the profile relative to the peak.", ge=0.0, le=0.5)
 
 
 class QuickSeeing(NamedTuple):
@@ -37,6 +34,11 @@ class QuickSeeing(NamedTuple):
 
     fwhm_pix: float
     n_stars: int
+
+    @property
+    def observed_fwhm_pix(self) -> float:
+        """FWHM after integration over the pixel."""
+        return StarProfile(self.fwhm_pix).observed_fwhm_pix
 
 
 def quick_seeing(
@@ -137,9 +139,7 @@ def measure_profile(
     x, y = table["x_peak"][chosen], table["y_peak"][chosen]
     rows, columns = _windows(x, y, half)
     segment = found.segments[rows, columns]
-    good = (mask[rows, columns] & BAD_IN_STAR == 0) & (
-        (segment == 0) | (segment == chosen[:, None, None] + 1)
-    )
+    good = (mask[rows, columns] & BAD_IN_STAR == 0) & ((segment == 0) | (segment == chosen[:, None, None] + 1))
     stamps = pix_sub[rows, columns].astype(np.float64)
     good &= np.isfinite(stamps)
     return _profile_of_stamps(np.where(good, stamps, 0), good, rms[y, x], params)
@@ -157,11 +157,11 @@ def _profile_of_stamps(stamps, good, noise, params):
         raise AlgorithmFailure("seeing: too few stars", n_stars=int(keep.sum()), n_needed=params.min_stars)
     chosen = np.flatnonzero(keep)[: params.max_stars]
     stamps, signal = stamps[chosen], np.maximum(stamps[chosen], 0)
-    var = (
-        noise[chosen, None, None].astype(np.float64) ** 2 * (1 + 0 * signal)
-        + (params.profile_error * signal) ** 2
-    )
-    var = np.where(good[chosen], var + signal / 5, _NOISE_OF_UNUSABLE)
+    # An error of the profile relative to the peak, in all pixels: the core decides, not the many pixels of
+    # the wings.
+    misfit = params.profile_error * signal[:, half, half]
+    var = (noise[chosen].astype(np.float64) ** 2 + misfit**2)[:, None, None] + signal / _TYPICAL_GAIN
+    var = np.where(good[chosen], var, _NOISE_OF_UNUSABLE)
     start = StarProfile(float(np.clip(2.2 * np.median(sigma[chosen]), 0.8, 8.0)))
     return fit_star_profile(stamps, var, start)
 

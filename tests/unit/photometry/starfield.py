@@ -1,7 +1,8 @@
 """A simple, independent star-field renderer: the truth of the photometry tests.
 
-Stars have a two-Moffat, elliptical profile integrated over each pixel (Gauss-Legendre), normalised analytically
-to infinity, so that `flux` is the total flux. Positions are multiples of 1/16 px: the tables are then exact.
+Stars have a two-Moffat, elliptical profile integrated over each pixel (Gauss-Legendre), normalised
+analytically to infinity, so that `flux` is the total flux. Positions are multiples of 1/16 px: the tables
+are then exact.
 """
 
 from dataclasses import dataclass
@@ -31,9 +32,7 @@ class Profile:
         q = np.sqrt(self.axis_ratio)
         r2 = ((c * dx + s * dy) * q) ** 2 + ((c * dy - s * dx) / q) ** 2
         core = _moffat(r2, self.fwhm_pix, self.beta)
-        return (1 - self.wing) * core + self.wing * _moffat(
-            r2, self.fwhm_pix * self.wing_scale, self.wing_beta
-        )
+        return (1 - self.wing) * core + self.wing * _moffat(r2, self.fwhm_pix * self.wing_scale, self.wing_beta)
 
     def stamp(self, phase_x, phase_y, half):
         """Pixel-integrated image, (2 half + 1) square, of a star at (half + phase_x, half + phase_y)."""
