@@ -139,7 +139,7 @@ def put(engine: sa.Engine, table: sa.Table, rows: Sequence[dict[str, Any]]) -> N
     """Insert rows, replacing those of equal primary key; one transaction."""
     if not rows:
         return
-    keys = [column for column in table.primary_key.columns]
+    keys = list(table.primary_key.columns)
     with engine.begin() as connection:
         match = sa.and_(*(column == sa.bindparam(f"key_{column.name}") for column in keys))
         connection.execute(sa.delete(table).where(match), [{f"key_{c.name}": r[c.name] for c in keys} for r in rows])

@@ -174,8 +174,8 @@ def _unpacked(stored: bytes, unpack: Callable[[bytes], bytes], name: str) -> byt
 
 def _stored(data: np.ndarray) -> tuple[memoryview, list[Card]]:
     if data.dtype == np.uint16:
-        return memoryview((data ^ np.uint16(0x8000)).byteswap()).cast("B"), [("BZERO", 32768), ("BSCALE", 1)]
-    return memoryview(np.ascontiguousarray(data).byteswap()).cast("B"), []
+        return (data ^ np.uint16(0x8000)).byteswap().data.cast("B"), [("BZERO", 32768), ("BSCALE", 1)]
+    return np.ascontiguousarray(data).byteswap().data.cast("B"), []
 
 
 _BITPIX = {"float32": -32, "float64": -64, "int16": 16, "uint16": 16, "int32": 32, "int64": 64, "uint8": 8}

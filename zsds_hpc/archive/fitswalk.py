@@ -124,7 +124,8 @@ def walk(data: bytes, name: str) -> list[Unit]:
     """
     if not data.startswith(b"SIMPLE  =                    T"):
         raise BadInput(f"{name}: not a FITS file")
-    buffer, units, start = memoryview(data), [], 0
+    buffer, start = memoryview(data), 0
+    units: list[Unit] = []
     while start < len(buffer):
         where = f"{name}[{len(units)}]"
         data_start = _header_end(buffer, start, where)

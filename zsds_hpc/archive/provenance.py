@@ -85,8 +85,12 @@ def read_record(path: Path) -> Record | None:
 
 def fingerprint_of(pipeline: str, params: dict[str, Any], inputs: dict[str, str]) -> str:
     """Identity of a computation: the same fingerprint gives the same products."""
-    content = json.dumps([pipeline, __version__, plain(params), sorted(inputs.items())], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()
+    return digest_of([pipeline, __version__, params, sorted(inputs.items())])
+
+
+def digest_of(content: Any) -> str:
+    """SHA-256 of JSON-like content, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(plain(content), sort_keys=True).encode()).hexdigest()
 
 
 def outputs_hold(root: Path, record: Record, rehash: bool = True) -> str:

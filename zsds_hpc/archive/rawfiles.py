@@ -272,7 +272,7 @@ def read_channel(path: str | Path, camera: Camera, rcid: int | None = None) -> R
         return read_raw_channels(file, camera, [_the_channel(file, camera, rcid)])[0]
     header = file.header(0)
     try:
-        channel = camera.channel(int(header.get("RCID", -1)))
+        channel = camera.channel(int(card_value(header, "RCID") or 0))
     except ValueError as error:
         raise BadInput(f"{file.name}: {error}") from None
     roles = _Roles([header], camera, file.name)
@@ -286,9 +286,24 @@ def read_channel(path: str | Path, camera: Camera, rcid: int | None = None) -> R
     )
 
 
+def channels_of(file: FitsFile, camera: Camera) -> list[Channel]:
+    """Channels of the CCD that a raw file says it is from; all of the camera's where it does not say.
+
+    Raises
+    ------
+    BadInput
+        The camera has no such CCD.
+    """
+    keyword = camera.header.get("ccdid", "CCDID")
+    ccdid = card_value(file.header(0), keyword)
+    choices = [c for c in sorted(camera.channels, key=lambda c: c.rcid) if ccdid in (None, c.ccdid)]
+    if not choices:
+        raise BadInput(f"{file.name}: keyword {keyword} = {ccdid!r}: camera {camera.name} has no such CCD")
+    return choices
+
+
 def _the_channel(file: FitsFile, camera: Camera, rcid: int | None) -> Channel:
-    ccdid = file.header(0).get(camera.header.get("ccdid", "CCDID"))
-    choices = [c for c in camera.channels if (rcid is None or c.rcid == rcid) and ccdid in (None, c.ccdid)]
+    choices = [c for c in channels_of(file, camera) if rcid in (None, c.rcid)]
     if len(choices) != 1:
         raise BadInput(f"{file.name}: holds channels {[c.rcid for c in choices]}; say which with --channel")
     return choices[0]

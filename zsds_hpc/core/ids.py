@@ -1,6 +1,7 @@
 """Identifiers of the survey: readout channel, filter, night, exposure and the numbers built from them."""
 
 import datetime
+import math
 
 FILTER_CODES = {1: "zg", 2: "zr", 3: "zi"}
 FILTER_IDS = {code: fid for fid, code in FILTER_CODES.items()}
@@ -32,9 +33,25 @@ def nid_of_jd(jd: float) -> int:
 
 
 def nid_of_night(night: str) -> int:
-    """Night id of a night written YYYYMMDD."""
-    date = datetime.datetime.strptime(night, "%Y%m%d").date()
+    """Night id of a night written YYYYMMDD.
+
+    Raises
+    ------
+    ValueError
+        Not eight digits, or no date.
+    """
+    if not (len(night) == 8 and night.isascii() and night.isdigit()):
+        raise ValueError(f"night {night!r} is not of the form YYYYMMDD")
+    try:
+        date = datetime.datetime.strptime(night, "%Y%m%d").date()
+    except ValueError:
+        raise ValueError(f"night {night!r} is not a date YYYYMMDD") from None
     return (date - datetime.date(2017, 1, 1)).days
+
+
+def night_of_jd(jd: float) -> str:
+    """Night YYYYMMDD (the UTC date) of a Julian date."""
+    return (datetime.date(1858, 11, 17) + datetime.timedelta(days=math.floor(jd - 2400000.5))).strftime("%Y%m%d")
 
 
 def expid_of(nid: int, fracday: str) -> int:

@@ -48,7 +48,7 @@ class Dispatcher:
         on_result: Callable[[int, Any], None],
         stopped: Callable[[], bool] = lambda: False,
     ):
-        self._comm = None if comm is None else comm.Dup()
+        self._comm: Any = None if comm is None else comm.Dup()
         self._counter = _Counter(n_units, stopped)
         self._on_result, self._result_lock = on_result, threading.Lock()
         self._failure: BaseException | None = None

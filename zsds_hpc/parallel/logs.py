@@ -1,7 +1,8 @@
-"""One log file per rank while the job runs, merged by time when it ends."""
+"""One log file per rank while the job runs, merged by time (UTC) when it ends."""
 
 import logging
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,18 @@ def start_log(directory: Path, comm: Any, console: bool = True) -> logging.Logge
     rank = rank_of(comm)
     directory.mkdir(parents=True, exist_ok=True)
     logger = logging.getLogger("zsds")
-    logger.handlers.clear()
+    for old in logger.handlers[:]:
+        logger.removeHandler(old)
+        old.close()
     logger.setLevel(logging.INFO)
     logger.propagate = False
     handlers: list[logging.Handler] = [logging.FileHandler(directory / f"rank{rank:04d}.log")]
     if console and rank == 0:
         handlers.append(logging.StreamHandler(sys.stderr))
     for handler in handlers:
-        handler.setFormatter(logging.Formatter(_FORMAT.format(rank=rank), _DATES))
+        formatter = logging.Formatter(_FORMAT.format(rank=rank), _DATES)
+        formatter.converter = time.gmtime
+        handler.setFormatter(formatter)
         logger.addHandler(handler)
     return logger
 

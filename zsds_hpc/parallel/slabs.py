@@ -1,5 +1,6 @@
 """Row slabs: frames read by rank are exchanged once, so that each rank owns all frames of its rows."""
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from zsds_hpc.parallel.comm import check_counts, rank_of, size_of
 def shares(n_items: int, n_parts: int) -> list[slice]:
     """Contiguous shares of `n_items`, as equal as can be; some may be empty."""
     edges = [part * n_items // n_parts for part in range(n_parts + 1)]
-    return [slice(a, b) for a, b in zip(edges[:-1], edges[1:])]
+    return [slice(a, b) for a, b in pairwise(edges)]
 
 
 def my_frames(comm: Any, n_frames: int) -> range:
@@ -36,7 +37,7 @@ def to_slabs(comm: Any, frames: np.ndarray) -> np.ndarray:
     if comm is None:
         return frames
     edges = np.cumsum([0, *comm.allgather(len(frames))])
-    owners = [slice(a, b) for a, b in zip(edges[:-1], edges[1:])]
+    owners = [slice(a, b) for a, b in pairwise(edges)]
     n_y, n_x = frames.shape[1:]
     rows = shares(n_y, comm.size)
     mine = rows[comm.rank]

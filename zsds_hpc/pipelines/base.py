@@ -9,6 +9,8 @@ from typing import Any
 from zsds_hpc.archive import database
 from zsds_hpc.archive.atomic import Staging
 from zsds_hpc.archive.database import Engine
+from zsds_hpc.core import ids
+from zsds_hpc.core.errors import UsageError
 from zsds_hpc.core.params import Params
 from zsds_hpc.parallel.timers import Timers
 from zsds_hpc.settings.camera import Camera
@@ -139,6 +141,12 @@ class Request:
     incoming: Path | None = None
     refcats: Path | None = None
     only: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        try:
+            ids.nid_of_night(self.night)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
 
     def keeps(self, unit: Unit) -> bool:
         """Whether the unit was asked for."""

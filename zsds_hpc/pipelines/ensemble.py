@@ -68,7 +68,8 @@ def read_stack(
     AlgorithmFailure
         Fewer than `n_min` frames are left.
     """
-    images, told = [], []
+    images: list[np.ndarray] = []
+    told: list[tuple[str, str, dict[str, Any]]] = []
     channel = None
     with agree(comm, "reading frames"):
         for index in slabs.my_frames(comm, len(files)):

@@ -13,7 +13,7 @@ import numpy as np
 from zsds_hpc.archive import database, manifest, paths, previews, rawfiles
 from zsds_hpc.archive.atomic import write_bytes
 from zsds_hpc.archive.database import Engine
-from zsds_hpc.archive.fitsfiles import Card, FitsFile, read_bytes
+from zsds_hpc.archive.fitsfiles import Card, FitsFile, card_value, read_bytes
 from zsds_hpc.archive.provenance import Record, read_record
 from zsds_hpc.astrometry.geometry import ChannelGeometry, initial_wcs
 from zsds_hpc.core import ids
@@ -25,6 +25,7 @@ from zsds_hpc.pipelines.base import Archive, Pipeline, Request, Unit, Work
 from zsds_hpc.settings.camera import Camera, Channel
 
 PENDING, NOT_ARRIVED = "PENDING", "MISSING"
+_NAME_TIME_S = 15.0  # exposures are 38 s apart; the time in a name is about 1 s off
 
 
 class IngestParams(Params):
@@ -86,7 +87,7 @@ def _unit(entry: manifest.Entry, request: Request, late: bool, params: IngestPar
     assert request.incoming is not None
     path = request.incoming / entry.filename
     attrs = {"incoming": str(request.incoming), "size": entry.size, "late": late}
-    arrived = path.is_file() and time.time() - path.stat().st_mtime >= params.settle_s
+    arrived = path.is_symlink() or (path.is_file() and time.time() - path.stat().st_mtime >= params.settle_s)
     return Unit(
         parse_raw_name(entry.filename).stem,
         request.night,
@@ -101,15 +102,19 @@ def run_unit(unit: Unit, work: Work, params: IngestParams) -> dict[str, Any]:
     """Check, archive and split one raw CCD file."""
     ((filename, sha256),) = unit.inputs.items()
     camera, name = work.archive.camera, parse_raw_name(filename)
+    source = Path(unit.attrs["incoming"]) / filename
+    if source.is_symlink():
+        raise BadInput(f"{filename}: is a symbolic link, only plain files are taken in")
     with work.timers("check"):
         file = FitsFile(
-            Path(unit.attrs["incoming"]) / filename,
+            source,
             camera.has_checksums,
             lambda data: delivered(data, filename, unit.attrs["size"], sha256),
         )
     with work.timers("split"):
         images = rawfiles.read_raw_channels(file, camera, camera.ccd(name.ccdid))
-        check_consistency(images[0].exposure, file.header(0).get(camera.header["ccdid"]), name)
+        ccdid = card_value(file.header(0), camera.header.get("ccdid", "CCD_ID"))
+        check_consistency(images[0].exposure, ccdid, name)
     with work.timers("write"):
         work.stage.path(paths.raw(name)).write_bytes(file.data)
         channels = [_one_channel(image, name, work, params) for image in images]
@@ -152,6 +157,9 @@ def check_consistency(exposure: rawfiles.Exposure, ccdid: Any, name: RawName) ->
     ):
         if found != expected:
             raise BadInput(f"{name.filename}: {what} is {found!r} in the header, {expected!r} in the name")
+    named_jd = night_jd + int(name.fracday) / 1e6
+    if abs(exposure.jd - named_jd) * 86400 > _NAME_TIME_S:
+        raise BadInput(f"{name.filename}: exposure began at JD {exposure.jd:.5f}, by the name at {named_jd:.5f}")
 
 
 def _one_channel(image: rawfiles.RawChannel, name: RawName, work: Work, params: IngestParams) -> dict[str, Any]:
@@ -203,14 +211,16 @@ def raw_metrics(image: rawfiles.RawChannel, camera: Camera) -> dict[str, float]:
 def catalogue(engine: Engine, camera: Camera, records: Sequence[Record]) -> None:
     """Enter states of manifest files, and the channel images of sealed units."""
     rows, files = [], []
+    nights = sorted({record.night for record in records})
+    listed = {row["filename"]: row for row in database.get(engine, database.manifest_files, night=nights)}
     for record in records:
         ((filename, sha256),) = record.inputs.items()
         state = NOT_ARRIVED if record.state == State.BLOCKED else str(record.state)
         late = "late: arrived after the night was first taken in" if record.metrics.get("late") else ""
-        known = database.get(engine, database.manifest_files, night=record.night, filename=filename)
-        files.append({**known[0], "state": state, "reason": record.reason or late} if known else None)
+        if listed.get(filename, {}).get("sha256") == sha256:  # not where the manifest has since changed its mind
+            files.append({**listed[filename], "state": state, "reason": record.reason or late})
         rows += [_image_row(record, filename, item) for item in record.metrics.get("channels", [])]
-    database.put(engine, database.manifest_files, [file for file in files if file])
+    database.put(engine, database.manifest_files, files)
     database.put(engine, database.channel_images, rows)
 
 

@@ -4,11 +4,13 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from zsds_hpc.archive import rawfiles
 from zsds_hpc.archive.atomic import Staging
+from zsds_hpc.core import ids
 from zsds_hpc.core.errors import Retryable, UsageError, ZsdsError
 from zsds_hpc.core.states import EXIT_CLEAN, EXIT_RETRY, EXIT_UNITS_FAILED
 from zsds_hpc.parallel.timers import Timers
@@ -21,7 +23,7 @@ _EPILOGS = {
     "ingest": "example: zsds ingest RAW.fits.fz --out channels/",
     "superbias": "example: zsds superbias d100?.fits.gz --camera nickel --out cal/",
     "highv_flat": "example: zsds highv_flat d103?.fits.gz --camera nickel --bias cal/bias.fits --out cal/",
-    "calibrate": "example: zsds calibrate IMAGE.fits --gaia gaia.parquet --ps1 ps1.parquet --bias B --flat F --out sci/",
+    "calibrate": "example: zsds calibrate IMAGE.fits --gaia G.parquet --ps1 P.parquet --bias B --flat F --out sci/",
 }
 
 
@@ -64,8 +66,7 @@ def _sealed(archive: Archive, what: str, step: Callable[[Work], dict[str, Any]])
     work = Work(archive, Staging(archive.root), Timers(), logging.getLogger("zsds"))
     try:
         metrics = step(work)
-        for relative in sorted(work.stage.seal()):
-            print(archive.root / relative)
+        products = sorted(work.stage.seal())
     except ZsdsError as error:
         work.stage.discard()
         print(f"zsds: {what}: {error}", file=sys.stderr)
@@ -73,6 +74,8 @@ def _sealed(archive: Archive, what: str, step: Callable[[Work], dict[str, Any]])
     except BaseException:
         work.stage.discard()
         raise
+    for relative in products:
+        print(archive.root / relative)
     for key, value in metrics.items():
         if isinstance(value, (int, float, str)):
             print(f"  {key} = {value:.6g}" if isinstance(value, float) else f"  {key} = {value}")
@@ -82,15 +85,14 @@ def _sealed(archive: Archive, what: str, step: Callable[[Work], dict[str, Any]])
 def _ingest(options: argparse.Namespace, archive: Archive, params: Any) -> int:
     worst = EXIT_CLEAN
     for path in options.files:
-        worst = max(worst, _sealed(archive, path.name, lambda work, path=path: _split(path, work)))
+        worst = max(worst, _sealed(archive, path.name, partial(_split, path)))
     return worst
 
 
 def _split(path: Path, work: Work) -> dict[str, Any]:
     camera = work.archive.camera
     file = rawfiles.open_raw(path, camera)
-    ccdid = file.header(0).get(camera.header.get("ccdid", "CCDID"), camera.channels[0].ccdid)
-    images = rawfiles.read_raw_channels(file, camera, camera.ccd(int(ccdid)))
+    images = rawfiles.read_raw_channels(file, camera, rawfiles.channels_of(file, camera))
     for image in images:
         rawfiles.write_channel(work.stage.path(f"{image.name}_raw.fits"), image, ingest.wcs_cards(image, camera))
     return {f"median_dn_{i.channel.rcid}": ingest.raw_metrics(i, camera)["raw_median_dn"] for i in images}
@@ -110,7 +112,7 @@ def _highv_flat(options: argparse.Namespace, archive: Archive, params: Any) -> i
     from zsds_hpc.pipelines import highv_flat
 
     first = rawfiles.read_channel(options.files[0], archive.camera, options.channel)
-    night = _night_of(first.exposure.jd)
+    night = ids.night_of_jd(first.exposure.jd)
     source = highv_flat.FlatSource(
         options.files, options.channel, first.exposure.filtercode, night, options.bias, options.biasmask
     )
@@ -122,12 +124,6 @@ def _highv_flat(options: argparse.Namespace, archive: Archive, params: Any) -> i
     return _sealed(archive, "highv_flat", step)
 
 
-def _night_of(jd: float) -> str:
-    import datetime
-
-    return (datetime.date(1858, 11, 17) + datetime.timedelta(days=int(jd - 2400000.5))).strftime("%Y%m%d")
-
-
 def _calibrate(options: argparse.Namespace, archive: Archive, params: Any) -> int:
     from zsds_hpc.pipelines import calibrate
 
@@ -137,7 +133,5 @@ def _calibrate(options: argparse.Namespace, archive: Archive, params: Any) -> in
             path, options.channel, options.bias, options.flat, options.lowv_flat,
             options.cmask or options.biasmask, options.gaia, options.ps1,
         )  # fmt: skip
-        worst = max(worst, _sealed(archive, path.name, lambda work, f=files: calibrate.run_files(f, work, params)))
+        worst = max(worst, _sealed(archive, path.name, partial(calibrate.run_files, files, params=params)))
     return worst
-
-

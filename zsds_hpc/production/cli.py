@@ -8,7 +8,7 @@ import sys  # isort: skip
 from pathlib import Path  # isort: skip
 
 from zsds_hpc.core.errors import Retryable, UsageError, ZsdsError  # isort: skip
-from zsds_hpc.core.states import EXIT_RETRY, EXIT_UNITS_FAILED, EXIT_USAGE  # isort: skip
+from zsds_hpc.core.states import EXIT_INTERRUPTED, EXIT_RETRY, EXIT_UNITS_FAILED, EXIT_USAGE  # isort: skip
 
 _PIPELINE_HELP = {
     "ingest": "check, archive and split raw CCD files",
@@ -64,6 +64,12 @@ def main(arguments: list[str] | None = None) -> int:
         return EXIT_RETRY if isinstance(error, Retryable) else EXIT_UNITS_FAILED
     except BrokenPipeError:
         return 0
+    except OSError as error:
+        print(f"zsds {options.command}: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print(f"zsds {options.command}: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -7,15 +7,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from zsds_hpc.core.errors import UsageError, ZsdsError
-from zsds_hpc.core.states import EXIT_USAGE
+from zsds_hpc.core.errors import Retryable, UsageError, ZsdsError
+from zsds_hpc.core.states import EXIT_CLEAN, EXIT_RETRY, EXIT_USAGE
 from zsds_hpc.parallel.comm import broadcast, rank_of, world
-from zsds_hpc.parallel.guard import abort_on_crash
+from zsds_hpc.parallel.guard import abort_on_crash, agree, was_agreed
 from zsds_hpc.pipelines.base import Archive, Request
 from zsds_hpc.pipelines.registry import get_pipeline
 from zsds_hpc.production.runner import Job, run_pipeline
 from zsds_hpc.settings.camera import load_camera
-from zsds_hpc.settings.load import CONFIG_DIR, StrictLoader, load_params
+from zsds_hpc.settings.load import CONFIG_DIR, load_params, parse_yaml
 
 
 def add_archive_options(parser: argparse.ArgumentParser) -> None:
@@ -40,14 +40,12 @@ def add_settings_options(parser: argparse.ArgumentParser) -> None:
 
 def settings_of(name: str, options: argparse.Namespace) -> Any:
     """Parameters of a pipeline: its YAML file with the replacements of the command line."""
-    import yaml
-
     overrides = {}
     for text in options.set:
         key, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"--set {text}: give KEY=VALUE, such as --set combine.trim_fraction=0.1")
-        overrides[key] = yaml.load(value, Loader=StrictLoader)
+        overrides[key] = parse_yaml(value, f"--set {text}")
     path = options.config or CONFIG_DIR / "pipelines" / f"{name}.yml"
     return load_params(get_pipeline(name).params, path, overrides)
 
@@ -70,25 +68,31 @@ def run_on_archive(name: str, options: argparse.Namespace) -> int:
     comm = world()
     with abort_on_crash(comm):
         try:
-            return _run(name, options, comm)
-        except ZsdsError as error:
+            code = _run(name, options, comm)
+        except (ZsdsError, OSError) as error:
+            if not was_agreed(error) and comm is not None:
+                raise
             if rank_of(comm) == 0:
                 print(f"zsds {name}: {error}", file=sys.stderr)
-            return EXIT_USAGE
+            code = EXIT_RETRY if isinstance(error, Retryable) else EXIT_USAGE
+        # A launcher ends the job at the first rank that exits with a failure: rank 0 carries the code.
+        return code if rank_of(comm) == 0 else EXIT_CLEAN
 
 
 def _run(name: str, options: argparse.Namespace, comm: Any) -> int:
-    if options.archive is None or options.night is None:
-        raise UsageError("give --archive and --night, or plain files and --out")
-    archive = Archive(options.archive.absolute(), load_camera(options.camera), options.database)
-    params = settings_of(name, options)
-    request = Request(options.night, options.incoming, options.refcats, tuple(options.only))
+    with agree(comm, "settings"):
+        if options.archive is None or options.night is None:
+            raise UsageError("give --archive and --night, or plain files and --out")
+        archive = Archive(options.archive.absolute(), load_camera(options.camera), options.database)
+        params = settings_of(name, options)
+        request = Request(options.night, options.incoming, options.refcats, tuple(options.only))
     if options.dry_run:
-        return _list_units(name, archive, params, request) if rank_of(comm) == 0 else 0
+        with agree(comm, "planning"):
+            return _list_units(name, archive, params, request) if rank_of(comm) == 0 else EXIT_CLEAN
     job_id = broadcast(comm, new_job_id(name))
-    job = Job(get_pipeline(name), archive, params, job_id, comm, retry_failed=options.retry_failed)
-    code = run_pipeline(job, request)
-    return code if rank_of(comm) == 0 else 0  # a launcher ends the job at the first rank that exits with a failure
+    with agree(comm, "logs"):
+        job = Job(get_pipeline(name), archive, params, job_id, comm, retry_failed=options.retry_failed)
+    return run_pipeline(job, request)
 
 
 def _list_units(name: str, archive: Archive, params: Any, request: Request) -> int:
@@ -96,7 +100,7 @@ def _list_units(name: str, archive: Archive, params: Any, request: Request) -> i
     for unit in units:
         if request.keeps(unit):
             print(unit.unit_id, f"blocked: {unit.blocked_by}" if unit.blocked_by else f"{len(unit.inputs)} inputs")
-    return 0
+    return EXIT_CLEAN
 
 
 def main(name: str) -> int:

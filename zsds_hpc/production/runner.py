@@ -10,18 +10,19 @@ import signal
 import socket
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from zsds_hpc import __version__
 from zsds_hpc.archive import paths
-from zsds_hpc.archive.atomic import Seal, Staging, remove_leftovers
-from zsds_hpc.archive.provenance import Record, fingerprint_of, outputs_hold, read_record
+from zsds_hpc.archive.atomic import Seal, Staging, passing_faults, remove_leftovers
+from zsds_hpc.archive.provenance import Record, digest_of, fingerprint_of, outputs_hold, plain, read_record
 from zsds_hpc.core.errors import AlgorithmFailure, BadInput, NoWork, PeerFailure, Retryable
 from zsds_hpc.core.params import Params
 from zsds_hpc.core.states import EXIT_CLEAN, EXIT_RETRY, EXIT_UNITS_FAILED, FINAL, State
 from zsds_hpc.parallel import comm as mpi
 from zsds_hpc.parallel.distribute import Dispatcher
-from zsds_hpc.parallel.guard import agree
+from zsds_hpc.parallel.guard import agree, was_agreed
 from zsds_hpc.parallel.logs import merge_logs, start_log
 from zsds_hpc.parallel.timers import Timers, over_ranks
 from zsds_hpc.pipelines.base import Archive, Pipeline, Request, Unit, Work
@@ -43,6 +44,8 @@ class Job:
     cpu_s: dict[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        #: Parameters in full, and the camera's: with the inputs they decide the products.
+        self.settings = {**self.params.model_dump(mode="json"), "camera": digest_of(self.archive.camera.model_dump())}
         self.log = start_log(self.archive.path(paths.logs(self.job_id)), self.comm)
 
 
@@ -82,9 +85,15 @@ def _run_single(job: Job, units: list[Unit], tally: "_Tally") -> None:
 
 
 def _run_ensembles(job: Job, units: list[Unit], tally: "_Tally") -> None:
-    group_size = getattr(job.params, "ranks_per_unit", 1)
-    group, index, n_groups = mpi.groups(job.comm, group_size)
-    mine = [(i, run_unit(job, units[i], group)) for i in range(index, len(units), n_groups)]
+    stop, mine = _StopSignal(), []
+    group, index, n_groups = mpi.groups(job.comm, getattr(job.params, "ranks_per_unit", 1))
+    n_unforeseen = 0
+    for i in range(index, len(units), n_groups):
+        if mpi.broadcast(group, stop.set or n_unforeseen > job.max_unforeseen):
+            break
+        mine.append((i, run_unit(job, units[i], group)))
+        n_unforeseen += mine[-1][1]["record"].metrics.get("unforeseen", 0)
+    stop.restore()
     if mpi.rank_of(group) != 0:
         mine = []
     for results in mpi.gather(job.comm, mine) or []:
@@ -100,18 +109,17 @@ def run_unit(job: Job, unit: Unit, group: Any) -> dict[str, Any]:
     group : communicator or None
         Ranks that share the unit; only the first of them writes.
     """
-    params = job.params.model_dump(mode="json")
-    fingerprint = fingerprint_of(job.pipeline.name, params, dict(unit.inputs))
+    fingerprint = fingerprint_of(job.pipeline.name, job.settings, dict(unit.inputs))
     record_path = job.archive.path(paths.record(job.pipeline.name, unit.night, unit.unit_id))
-    sealed = mpi.broadcast(group, _still_valid(job, record_path, fingerprint) if mpi.rank_of(group) == 0 else None)
+    sealed = mpi.broadcast(group, _sealed_before(job, unit, record_path, fingerprint, group))
     if sealed is not None:
         return {"record": sealed, "new": False}
     stage, timers, started = Staging(job.archive.root), Timers(), time.time()
     work = Work(job.archive, stage, timers, job.log, group)
     state, reason, metrics = _outcome(job, unit, work)
     record = Record(
-        unit.unit_id, job.pipeline.name, unit.night, state, fingerprint, reason, dict(unit.inputs), {}, params,
-        metrics, timers.rounded(), _run_facts(job, started),
+        unit.unit_id, job.pipeline.name, unit.night, state, fingerprint, reason, dict(unit.inputs), {}, job.settings,
+        plain(metrics), timers.rounded(), _run_facts(job, started),
     )  # fmt: skip
     if mpi.rank_of(group) == 0:
         record = _commit(job, stage, record, record_path)
@@ -122,9 +130,14 @@ def run_unit(job: Job, unit: Unit, group: Any) -> dict[str, Any]:
     return {"record": record, "new": True}
 
 
-def _still_valid(job: Job, record_path: Any, fingerprint: str) -> Record | None:
+def _sealed_before(job: Job, unit: Unit, record_path: Path, fingerprint: str, group: Any) -> Record | None:
+    """Record of a former run that still holds; looked up by the first rank of the group."""
+    if mpi.rank_of(group) != 0:
+        return None
     record = read_record(record_path)
-    if record is None or record.fingerprint != fingerprint or record.state not in FINAL:
+    if record is None or record.state not in FINAL:
+        return None
+    if record.fingerprint != fingerprint and not (unit.blocked_by and record.state == State.DONE):
         return None
     if (job.retry_failed or job.pipeline.retries_bad_input) and record.state in (State.FAILED, State.UNPROCESSABLE):
         return None
@@ -140,7 +153,8 @@ def _outcome(job: Job, unit: Unit, work: Work) -> tuple[State, str, dict[str, An
     if unit.blocked_by:
         return State.BLOCKED, unit.blocked_by, {}
     try:
-        metrics = job.pipeline.run_unit(unit, work, job.params)
+        with passing_faults(unit.unit_id):
+            metrics = job.pipeline.run_unit(unit, work, job.params)
         return State.DONE, "", metrics
     except NoWork as error:
         return State.NO_WORK, str(error), {}
@@ -151,10 +165,16 @@ def _outcome(job: Job, unit: Unit, work: Work) -> tuple[State, str, dict[str, An
     except (Retryable, MemoryError) as error:
         return State.ABORTED, str(error) or "out of memory", {}
     except PeerFailure as error:
-        return State.ABORTED, str(error), {}
+        return State.FAILED, f"unforeseen: {_one_line(error)}", {"unforeseen": 1}
     except Exception as error:
         job.log.exception("%s: unforeseen error", unit.unit_id)
-        return State.FAILED, f"unforeseen {type(error).__name__}: {error}", {"unforeseen": 1}
+        if work.comm is not None and not was_agreed(error):
+            raise  # the other ranks of the group wait in a collective: only the end of the job frees them
+        return State.FAILED, f"unforeseen {type(error).__name__}: {_one_line(error)}", {"unforeseen": 1}
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _commit(job: Job, stage: Staging, record: Record, record_path: Any) -> Record:
@@ -240,9 +260,7 @@ class _Tally:
         """Write what is left, log the sum, return the exit code."""
         self._flush()
         states = ", ".join(f"{count} {state}" for state, count in sorted(self._counts.items())) or "no units"
-        self._job.log.info(
-            "%s: %s (%d were sealed before)", self._job.pipeline.name, states, self._n_sealed_before
-        )
+        self._job.log.info("%s: %s (%d were sealed before)", self._job.pipeline.name, states, self._n_sealed_before)
         if self._n_done < self._n_units or State.ABORTED in self._counts or self.too_many_unforeseen:
             return EXIT_RETRY
         bad = {State.FAILED, State.UNPROCESSABLE, State.BLOCKED}

@@ -8,7 +8,26 @@ from pydantic import Field, model_validator
 from zsds_hpc.core.params import Params, param
 from zsds_hpc.settings.load import CONFIG_DIR, load_params
 
-ROLES = ["image_type", "exptime_s", "field", "ra_deg", "dec_deg", "filter", "jd", "shutter_open", "shutter_close", "airmass", "program_id", "program_pi", "gain_e", "read_noise_e", "ccdid"]
+ROLES = [
+    "image_type",
+    "exptime_s",
+    "field",
+    "ra_deg",
+    "dec_deg",
+    "filter",
+    "filter_id",
+    "jd",
+    "mjd",
+    "shutter_open",
+    "shutter_close",
+    "airmass",
+    "object",
+    "program_id",
+    "program_pi",
+    "gain_e",
+    "read_noise_e",
+    "ccdid",
+]
 
 
 class Place(Params):
@@ -90,7 +109,9 @@ class Camera(Params):
     has_checksums: bool = param(True, "Raw files must carry CHECKSUM and DATASUM in every unit.")
     header: dict[str, str] = param(..., "Role -> keyword in the raw header.")
     required: tuple[str, ...] = param((), "Roles without which a science file is refused.")
-    image_types: dict[str, tuple[str, ...]] = param(..., "Kind (bias flat dark object) -> values of the image-type card.")
+    image_types: dict[str, tuple[str, ...]] = param(
+        ..., "Kind (bias flat dark object) -> values of the image-type card."
+    )
     filters: dict[str, Filter] = param(..., "Filter code -> filter.")
     filter_aliases: dict[str, str] = param({}, "Value of the filter card -> filter code.")
     ghost: dict[str, Any] = param({}, "Parameters of the ghost and halo model (detector.ghosts).")
@@ -99,9 +120,12 @@ class Camera(Params):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Camera":
-        unknown = set(self.header) - {*ROLES, "filter_id", "mjd", "object"}
+        unknown = {*self.header, *self.required} - set(ROLES)
         if unknown:
-            raise ValueError(f"header roles {sorted(unknown)} are unknown; valid are {ROLES}")
+            raise ValueError(f"header roles {sorted(unknown)} are unknown; valid are {' '.join(ROLES)}")
+        unnamed = set(self.required) - set(self.header)
+        if unnamed:
+            raise ValueError(f"required roles {sorted(unnamed)} have no keyword in header")
         rcids = [channel.rcid for channel in self.channels]
         if len(set(rcids)) != len(rcids):
             raise ValueError("two channels have the same rcid")

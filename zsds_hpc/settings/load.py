@@ -44,8 +44,8 @@ StrictLoader.yaml_implicit_resolvers = {
 }
 for _tag, _pattern, _first in (
     ("bool", r"(?:true|false)\Z", "tf"),
-    ("int", r"[-+]?[0-9]+\Z", "-+0123456789"),
-    ("float", r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+)(?:[eE][-+]?[0-9]+)?\Z", "-+.0123456789"),
+    ("int", r"[-+]?(?:0|[1-9][0-9]*)\Z", "-+0123456789"),  # 017 stays text: the safe loader would make it 15
+    ("float", r"[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?\Z", "-+.0123456789"),
 ):
     StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), list(_first))
 
@@ -59,11 +59,22 @@ def read_yaml(path: str | Path) -> Any:
         The file is missing or not YAML of the strict kind.
     """
     try:
-        return yaml.load(Path(path).read_text(), Loader=StrictLoader)
+        text = Path(path).read_text()
     except OSError as error:
         raise SettingsError(f"{path}: {error.strerror}") from None
+    except ValueError:
+        raise SettingsError(f"{path}: not a text file") from None
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Content of YAML text; SettingsError, naming the source, where it is not of the strict kind."""
+    try:
+        return yaml.load(text, Loader=StrictLoader)
+    except RecursionError:
+        raise SettingsError(f"{source}: nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:
-        raise SettingsError(f"{path}: {' '.join(str(error).split())}") from None
+        raise SettingsError(f"{source}: {' '.join(str(error).split())}") from None
 
 
 def load_params(kind: type[P], path: str | Path, overrides: dict[str, Any] | None = None) -> P:
@@ -76,7 +87,10 @@ def load_params(kind: type[P], path: str | Path, overrides: dict[str, Any] | Non
     overrides : dict, optional
         Dotted keys, such as ``cosmicrays.n_sigma``, that replace what the file says.
     """
-    content = read_yaml(path) or {}
+    content = read_yaml(path)
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path}: holds {_short(content)}, not keys and values")
     for dotted, value in (overrides or {}).items():
         _set_dotted(content, dotted, value)
     return check(kind, content, str(path))
@@ -86,6 +100,8 @@ def _set_dotted(content: dict, dotted: str, value: Any) -> None:
     *parents, last = dotted.split(".")
     for name in parents:
         content = content.setdefault(name, {})
+        if not isinstance(content, dict):
+            raise SettingsError(f"{dotted}: {name!r} holds {_short(content)}, not keys and values")
     content[last] = value
 
 
@@ -101,7 +117,7 @@ def check(kind: type[P], content: Any, source: str) -> P:
         return kind.model_validate_json(json.dumps(content, allow_nan=True))
     except ValidationError as error:
         raise SettingsError("; ".join(_explain(kind, item, source) for item in error.errors())) from None
-    except TypeError as error:
+    except (TypeError, RecursionError) as error:
         raise SettingsError(f"{source}: {error}") from None
 
 
@@ -112,7 +128,14 @@ def _explain(kind: type[Params], item: Any, source: str) -> str:
         return f"{source}: unknown key {where!r}" + (f", did you mean {near[0]!r}?" if near else "")
     if item["type"] == "missing":
         return f"{source}: key {where!r} is missing"
-    return f"{source}: key {where!r}: {item['msg'].lower()}, not {item['input']!r}"
+    if not where:
+        return f"{source}: {item['msg'].removeprefix('Value error, ')}"
+    return f"{source}: key {where!r}: {item['msg'].lower()}, not {_short(item['input'])}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _field_names(kind: Any, location: tuple) -> list[str]:

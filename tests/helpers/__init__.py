@@ -1,0 +1,1 @@
+"""What several tests share: a small camera, raw files written by astropy alone, and a toy pipeline."""
