@@ -97,6 +97,11 @@ class RefCat:
         self._parts = {-1: rows}
         return self
 
+    @classmethod
+    def open(cls, path: str | Path, kind: str) -> "RefCat":
+        """A store where `path` is a directory, otherwise a plain catalogue file."""
+        return cls(path) if Path(path).is_dir() else cls.from_file(path, kind)
+
     @property
     def n_sources(self) -> int:
         """Number of sources of the whole catalogue."""

@@ -1,0 +1,388 @@
+"""Instrumental calibration of one readout-channel image, on arrays: the steps in their order and nothing else."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from zsds_hpc.archive.rawfiles import RawChannel
+from zsds_hpc.astrometry.match import Detections as Found
+from zsds_hpc.astrometry.match import MatchParams, Reference, match_catalogue, mutual_nearest
+from zsds_hpc.astrometry.solve import SolveParams, Stars, fit_tpv
+from zsds_hpc.astrometry.tpv import TPV
+from zsds_hpc.core import ids, maskbits
+from zsds_hpc.core.errors import AlgorithmFailure
+from zsds_hpc.core.params import Params, param
+from zsds_hpc.detector.cosmicrays import CosmicRayParams, Detector, find_cosmic_rays
+from zsds_hpc.detector.crosstalk import CrosstalkParams, subtract_crosstalk_inplace
+from zsds_hpc.detector.detrend import DetrendInputs, detrend
+from zsds_hpc.detector.overscan import OverscanParams, floating_bias
+from zsds_hpc.detector.saturation import SaturationParams, saturation_mask
+from zsds_hpc.parallel.timers import Timers
+from zsds_hpc.photometry import aperture
+from zsds_hpc.photometry.aperture import MeasureParams
+from zsds_hpc.photometry.background import Background, BackgroundParams, estimate_background
+from zsds_hpc.photometry.detect import FLAG_SATURATED, FLAG_TRUNCATED, Detections, DetectParams, detect_sources
+from zsds_hpc.photometry.seeing import quick_seeing
+from zsds_hpc.photometry.zeropoint import (
+    ApertureCorrectionParams,
+    ApertureCorrections,
+    ZeroPointParams,
+    aperture_corrections,
+    fit_zeropoint,
+    isolated_stars,
+    limiting_magnitude,
+    point_source_area,
+)
+from zsds_hpc.qa.metrics import ImageMetrics, QaParams, describe, info_bits, saturated_percent, status
+from zsds_hpc.settings.camera import Camera
+
+
+class CalibrateParams(Params):
+    """Settings of the calibration pipeline."""
+
+    validity_days: int = param(30, "How far from the night a calibration product may be.", "d", 0, 10_000)
+    require_flat: bool = param(True, "Without a valid flat an image is blocked; otherwise unity is used.")
+    preview_bin: int = param(4, "Pixels averaged along each side for the JPEG preview; 0 makes none.", "px", 0, 64)
+    overscan: OverscanParams = param(OverscanParams(), "Floating bias from the over-scan.")
+    saturation: SaturationParams = param(SaturationParams(), "Saturation and bleeding.")
+    crosstalk: CrosstalkParams = param(CrosstalkParams(), "Cross-talk from the CCD's other channels.")
+    cosmicrays: CosmicRayParams = param(CosmicRayParams(), "Radiation hits.")
+    background: BackgroundParams = param(BackgroundParams(), "Background.")
+    detect: DetectParams = param(DetectParams(), "Detection.")
+    measure: MeasureParams = param(MeasureParams(), "Aperture catalogue.")
+    match: MatchParams = param(MatchParams(), "Match to Gaia.")
+    solve: SolveParams = param(SolveParams(), "TPV fit.")
+    zeropoint: ZeroPointParams = param(ZeroPointParams(), "Zero point and colour term.")
+    growth: ApertureCorrectionParams = param(ApertureCorrectionParams(), "Curve of growth.")
+    qa: QaParams = param(QaParams(), "Thresholds of the INFOBITS.")
+    zeropoint_aperture: int = param(3, "Aperture (from 0) that carries the zero point.", ge=0, le=15)
+    match_radius_arcsec: float = param(1.5, "Largest distance of a PS1 match.", "arcsec", 0.01, 60)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Calibration images of a channel; what is None is taken as absent.
+
+    Attributes
+    ----------
+    superbias, flat, lowv_flat : ndarray, shape (ny, nx), float32, or None
+    cmask : ndarray, shape (ny, nx), int16, or None
+    """
+
+    superbias: np.ndarray | None = None
+    flat: np.ndarray | None = None
+    lowv_flat: np.ndarray | None = None
+    cmask: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Camera and parameters of a calibration.
+
+    Attributes
+    ----------
+    camera : Camera
+    params : CalibrateParams
+    """
+
+    camera: Camera
+    params: CalibrateParams
+
+
+@dataclass(frozen=True)
+class References:
+    """Where the telescope was told to point, and the reference stars there.
+
+    Attributes
+    ----------
+    wcs : TPV
+        From the commanded pointing and the camera's prior map.
+    gaia, ps1 : ndarray or None
+        Rows of the stores (`archive.refcats`), Gaia at the epoch of the image; None where there is no catalogue.
+    """
+
+    wcs: TPV
+    gaia: np.ndarray | None = None
+    ps1: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """Result of `calibrate_image`.
+
+    Attributes
+    ----------
+    pix : ndarray, shape (ny, nx), float32
+        Detrended image with its sky, DN.
+    mask : ndarray, shape (ny, nx), int16
+    catalogue : ndarray, `photometry.aperture.sexcat_dtype`
+    wcs : TPV
+    metrics : dict
+        QA numbers.
+    log : list of str
+        What was done, without times or places.
+    """
+
+    pix: np.ndarray
+    mask: np.ndarray
+    catalogue: np.ndarray
+    wcs: TPV
+    metrics: dict[str, Any]
+    log: list[str]
+
+
+@dataclass
+class _Bench:
+    """The image on the bench: what the steps hand on to one another."""
+
+    raw: RawChannel
+    params: CalibrateParams
+    detector: Detector
+    wcs: TPV
+    metrics: dict[str, Any] = field(default_factory=dict)
+    log: list[str] = field(default_factory=list)
+
+    def note(self, text: str, **numbers: Any) -> None:
+        """Add a line to the log, and numbers to line and metrics."""
+        self.metrics.update(numbers)
+        self.log.append(text + "".join(f" {key}={_short(value)}" for key, value in numbers.items()))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def calibrate_image(
+    raw: RawChannel,
+    siblings: Sequence[np.ndarray],
+    calibration: Calibration,
+    references: References,
+    setting: Setting,
+    timers: Timers,
+) -> Calibrated:
+    """Calibrate one image.
+
+    Parameters
+    ----------
+    raw : RawChannel
+    siblings : sequence of ndarray, shape (ny, nx), uint16
+        Raw images of the other channels of the CCD, by quadrant; empty when cross-talk is not corrected.
+    calibration : Calibration
+    references : References
+    setting : Setting
+        Camera and parameters.
+    timers : Timers
+
+    Raises
+    ------
+    BadInput
+        The over-scan or the image is unusable.
+    AlgorithmFailure
+        No background, no sources, or no astrometric solution.
+    """
+    channel, params = raw.channel, setting.params
+    bench = _Bench(raw, params, Detector(channel.gain_e, channel.read_noise_e), references.wcs)
+    with timers("detrend"):
+        pix, mask = _detrended(bench, siblings, calibration, setting)
+    with timers("artifacts"):
+        _mask_artifacts(bench, pix, mask)
+    with timers("sources"):
+        sky, sub, sources = _sources(bench, pix, mask)
+    with timers("measure"):
+        catalogue = aperture.measure(sub, sky.rms, mask, channel.gain_e, sources, params.measure)
+        catalogue = aperture.attach_background(catalogue, sky.level)
+        growth = aperture_corrections(
+            sub, mask, sources, catalogue, params.measure.aperture_diameters_pix, params.growth
+        )
+    with timers("astrometry"):
+        bench.wcs = _astrometry(bench, catalogue, references, setting)
+        catalogue = aperture.attach_sky(catalogue, bench.wcs)
+    with timers("photometry"):
+        _photometry(bench, catalogue, growth, references, setting)
+        _depth(bench, sky, sources, growth)
+    with timers("mask"):
+        mask = _final_mask(bench, pix, mask, sources, references, setting)
+        catalogue["IMAFLAGS_ISO"] = aperture.box_flags(mask, _positions(catalogue))
+        _judge(bench, mask, catalogue, setting)
+    return Calibrated(pix, mask, catalogue, bench.wcs, bench.metrics, bench.log)
+
+
+def _detrended(
+    bench: _Bench, siblings: Sequence[np.ndarray], calibration: Calibration, setting: Setting
+) -> tuple[np.ndarray, np.ndarray]:
+    """Detrended image (float32, DN) and the mask of what the detector did (int16)."""
+    raw, camera, channel = bench.raw, setting.camera, bench.raw.channel
+    overscan = bench.params.overscan.model_copy(update={"n_skip": camera.overscan_n_skip})
+    drift = floating_bias(raw.overscan, overscan)
+    pedestal = float(np.median(drift.level_dn))
+    a, b = channel.linearity_on(ids.night_of_jd(raw.exposure.jd))
+    inputs = DetrendInputs(calibration.superbias, calibration.flat, calibration.lowv_flat, a, b)
+    pix = detrend(raw.pix, drift.level_dn, inputs)
+    saturate_dn = min(channel.saturate_dn + pedestal, camera.adc_max_dn)
+    saturated = saturation_mask(raw.pix, saturate_dn, bench.params.saturation)
+    if siblings:
+        _subtract_crosstalk(pix, siblings, calibration.flat, setting, channel.qid)
+    mask = calibration.cmask.copy() if calibration.cmask is not None else np.zeros(pix.shape, maskbits.MASK_DTYPE)
+    mask[saturated] |= maskbits.SATURATED
+    mask[~np.isfinite(pix)] |= maskbits.NAN
+    bench.note(
+        "detrended:", floating_bias_dn=pedestal, overscan_rms_dn=float(drift.rms_dn),
+        saturated_fraction=float(saturated.mean()), saturate_dn=saturate_dn - pedestal,
+    )  # fmt: skip
+    return pix, mask
+
+
+def _subtract_crosstalk(
+    pix: np.ndarray, siblings: Sequence[np.ndarray], flat: np.ndarray | None, setting: Setting, qid: int
+) -> None:
+    row = setting.camera.crosstalk[qid - 1]
+    coefficients = [value for j, value in enumerate(row) if j != qid - 1]
+    levels = [float(np.median(sibling[::16, ::16])) for sibling in siblings]
+    subtract_crosstalk_inplace(pix, siblings, coefficients, setting.params.crosstalk, levels, flat)
+
+
+def _mask_artifacts(bench: _Bench, pix: np.ndarray, mask: np.ndarray) -> None:
+    """Radiation hits and tracks, into the mask."""
+    hits = find_cosmic_rays(pix, mask, bench.detector, bench.params.cosmicrays)
+    mask[hits.mask] |= maskbits.SPIKE
+    bench.note("radiation hits:", n_cosmicrays=int(hits.n_clumps), cosmicray_pixels=int(hits.n_pixels))
+
+
+def _sources(bench: _Bench, pix: np.ndarray, mask: np.ndarray) -> tuple[Background, np.ndarray, Detections]:
+    """Background, background-subtracted image, detections with the mean star profile."""
+    params = bench.params
+    sky = estimate_background(pix, mask, params.background)
+    sub = pix - sky.level
+    fwhm = params.detect.fwhm_pix
+    try:
+        fwhm = quick_seeing(pix, sky.level, sky.rms, mask, bench.metrics["saturate_dn"]).fwhm_pix
+    except AlgorithmFailure as failure:
+        bench.note(f"seeing: {failure}; assumed")
+    found = detect_sources(sub, sky.rms, mask, params.detect.model_copy(update={"fwhm_pix": float(fwhm)}))
+    if not len(found):
+        raise AlgorithmFailure("no source detected", background_dn=sky.global_level, noise_dn=sky.global_rms)
+    found = aperture.with_profile(sub, sky.rms, mask, found, params.measure)
+    bench.note(
+        "sources:", n_sources=len(found), background_dn=sky.global_level, noise_dn=sky.global_rms,
+        seeing_pix=float(found.profile.observed_fwhm_pix), elongation=found.profile.elongation,
+        n_seeing_stars=found.profile.n_stars,
+    )  # fmt: skip
+    return sky, sub, found
+
+
+def _positions(catalogue: np.ndarray) -> np.ndarray:
+    """0-based positions, shape (n, 2)."""
+    return np.stack([catalogue["XWIN_IMAGE"] - 1, catalogue["YWIN_IMAGE"] - 1], axis=1)
+
+
+def _astrometry(bench: _Bench, catalogue: np.ndarray, references: References, setting: Setting) -> TPV:
+    """TPV solution on Gaia, checked on held-back stars."""
+    if references.gaia is None:
+        bench.note("astrometry: no Gaia catalogue given, WCS from the commanded pointing")
+        return references.wcs
+    gaia, params = references.gaia, bench.params
+    clean = catalogue["FLAGS"] & (FLAG_SATURATED | FLAG_TRUNCATED) == 0
+    x, y = _positions(catalogue).T
+    sigma = np.sqrt((catalogue["ERRX2WIN_IMAGE"] + catalogue["ERRY2WIN_IMAGE"]) / 2.0)
+    clean &= np.isfinite(x + y + sigma) & (sigma > 0)
+    found = Found(x[clean], y[clean], catalogue["MAG_AUTO"][clean].astype(float), sigma[clean].astype(float))
+    gaia_error = np.hypot(gaia["ra_err"], gaia["dec_err"]) / np.sqrt(2.0) / 1000.0
+    reference = Reference(gaia["ra"], gaia["dec"], gaia["mag"].astype(float), gaia_error.astype(float))
+    match = match_catalogue(found, reference, references.wcs, params.match)
+    i, j = match.i_det, match.i_ref
+    scale = setting.camera.pixel_scale_arcsec
+    stars = Stars(
+        found.x[i], found.y[i], gaia["ra"][j], gaia["dec"][j], np.hypot(found.sigma_pix[i] * scale, gaia_error[j])
+    )
+    solve = params.solve.model_copy(update={"half_size_pix": max(setting.camera.shape) / 2.0})
+    solution = fit_tpv(stars, match.wcs, solve)
+    bench.note(
+        "astrometry:", n_astrometric=solution.n_used, astrometric_rms_arcsec=float(max(solution.rms_arcsec)),
+        astrometric_rms_xi_arcsec=float(solution.rms_arcsec[0]),
+        astrometric_rms_eta_arcsec=float(solution.rms_arcsec[1]),
+        astrometric_chi2=solution.chi2 / solution.dof, pointing_error_arcsec=float(np.hypot(*match.offset_arcsec)),
+        rotation_deg=match.rotation_deg, match_significance=float(match.peak_significance),
+    )  # fmt: skip
+    return solution.wcs
+
+
+def _photometry(
+    bench: _Bench, catalogue: np.ndarray, growth: ApertureCorrections, references: References, setting: Setting
+) -> None:
+    """Zero point and colour term on PS1, limiting magnitude."""
+    for k, (value, error) in enumerate(zip(growth.correction_mag, growth.unc_mag), 1):
+        bench.metrics.update({f"apcor{k}": float(value), f"apcorun{k}": float(error)})
+    bench.note("curve of growth:", n_growth_stars=growth.n_stars, extrapolated_fraction=growth.outer_fraction)
+    code = bench.raw.exposure.filtercode
+    if references.ps1 is None or code not in setting.camera.filters:
+        bench.note("photometry: no PS1 catalogue given")
+        return
+    stars, rows = _calibrators(catalogue, references, bench, setting)
+    k = bench.params.zeropoint_aperture
+    item = setting.camera.filters[code]
+    color = rows[f"{item.color[0]}mag"].astype(float) - rows[f"{item.color[1]}mag"]
+    try:
+        zero = fit_zeropoint(
+            stars["MAG_APER"][:, k] + growth.correction_mag[k], stars["MAGERR_APER"][:, k].astype(float),
+            rows[f"{item.band}mag"].astype(float), rows[f"{item.band}err"].astype(float), color,
+            bench.params.zeropoint,
+        )  # fmt: skip
+    except AlgorithmFailure as failure:
+        bench.note(f"photometry: {failure}", **failure.figures)
+        return
+    bench.note("photometry:", **dataclasses.asdict(zero))
+
+
+def _calibrators(
+    catalogue: np.ndarray, references: References, bench: _Bench, setting: Setting
+) -> tuple[np.ndarray, np.ndarray]:
+    """Isolated stars of the catalogue and their PS1 rows."""
+    assert references.ps1 is not None
+    usable = isolated_stars(catalogue)
+    stars, ps1 = catalogue[usable], references.ps1
+    there = bench.wcs.sky_to_pixel(ps1["ra"], ps1["dec"])
+    n_y, n_x = setting.camera.shape
+    inside = (there[0] > 0) & (there[0] < n_x - 1) & (there[1] > 0) & (there[1] < n_y - 1)
+    bench.metrics["n_calibrators"] = int(inside.sum())
+    radius = bench.params.match_radius_arcsec / setting.camera.pixel_scale_arcsec
+    i, j = mutual_nearest(_positions(stars), np.stack(there, axis=1)[inside], radius)[:2]
+    return stars[i], ps1[inside][j]
+
+
+def _depth(bench: _Bench, sky: Background, sources: Detections, growth: ApertureCorrections) -> None:
+    """Limiting magnitude (5 sigma) of point sources."""
+    magzp = bench.metrics.get("magzp")
+    if magzp is None:
+        return
+    area = point_source_area(sources.profile, growth)
+    bench.note("depth:", maglim=limiting_magnitude(sky.global_rms, bench.detector.gain_e, area, magzp))
+
+
+def _final_mask(
+    bench: _Bench, pix: np.ndarray, mask: np.ndarray, sources: Detections, references: References, setting: Setting
+) -> np.ndarray:
+    """Mask with halos, ghosts and the pixels of sources."""
+    mask[sources.segments > 0] |= maskbits.SOURCE
+    return mask
+
+
+def _judge(bench: _Bench, mask: np.ndarray, catalogue: np.ndarray, setting: Setting) -> None:
+    """INFOBITS, STATUS and what the archive keeps of an image."""
+    m, qa, exposure = bench.metrics, bench.params.qa, bench.raw.exposure
+    scale = setting.camera.pixel_scale_arcsec
+    m["seeing_arcsec"] = m["seeing_pix"] * scale
+    m["saturated_percent"] = saturated_percent(mask)
+    known = {f.name for f in dataclasses.fields(ImageMetrics)}
+    figures = {key: value for key, value in m.items() if key in known}
+    figures["magzp_rms"], figures["n_photometric"] = m.get("rms"), m.get("n_matches", 0)
+    bits = info_bits(ImageMetrics(**figures), qa)
+    bench.note("quality:", infobits=bits, status=status(bits, qa))
+    for text in describe(bits, qa):
+        bench.note(f"  {text}")
+    m.update(
+        field=exposure.field, rcid=bench.raw.channel.rcid, filtercode=exposure.filtercode,
+        programid=exposure.programid, obsjd=exposure.jd, mask_fractions=maskbits.fractions(mask),
+    )  # fmt: skip
