@@ -6,6 +6,7 @@ from zsds_hpc.core.errors import BadInput
 from zsds_hpc.core.maskbits import DEAD, HIGHRESP, LOWRESP, MASK_DTYPE, NOISY
 from zsds_hpc.core.params import Params, param
 from zsds_hpc.numerics.robust import MAD_TO_SIGMA
+from zsds_hpc.numerics.surface import column_medians
 
 
 class BadpixParams(Params):
@@ -22,7 +23,10 @@ class BadpixParams(Params):
     )
     column_depth_min: float = param(0.02, "... and by at least this much of the response.", ge=0.0)
     column_bad_fraction: float = param(
-        0.3, "A segment with more than this fraction of bad pixels is bad as a whole.", ge=0.0, le=1.0
+        0.3,
+        "A segment with more than this fraction of bad pixels is bad from the first to the last of them.",
+        ge=0.0,
+        le=1.0,
     )
 
 
@@ -37,7 +41,7 @@ def build_cmask(noisy: np.ndarray, flat: np.ndarray, params: BadpixParams = DEFA
     Parameters
     ----------
     noisy : ndarray, shape (ny, nx), bool
-        Noisy pixels (`superbias.noisy_pixels`).
+        Noisy and hot pixels (`superbias.noisy_pixels`, `superbias.hot_pixels`).
     flat : ndarray, shape (ny, nx), float32
         High-frequency flat about 1. A pixel that is NaN without being noisy has no response: dead.
     params : BadpixParams
@@ -55,9 +59,7 @@ def build_cmask(noisy: np.ndarray, flat: np.ndarray, params: BadpixParams = DEFA
     if noisy.shape != flat.shape or flat.ndim != 2:
         raise BadInput(f"noisy-pixel map {noisy.shape} and flat {flat.shape} do not fit")
     if not params.dead_max <= params.low_max <= params.high_min:
-        raise BadInput(
-            f"response limits {params.dead_max}, {params.low_max}, {params.high_min} are not in order"
-        )
+        raise BadInput(f"response limits {params.dead_max}, {params.low_max}, {params.high_min} are not in order")
     mask = _response_bits(noisy, flat, params)
     for first in range(0, flat.shape[0], params.segment_pix):
         rows = slice(first, first + params.segment_pix)
@@ -89,15 +91,15 @@ def _mark_columns_inplace(mask: np.ndarray, flat: np.ndarray, params: BadpixPara
     by_depth = np.where(depth < 0, LOWRESP, HIGHRESP).astype(MASK_DTYPE)
     for x in np.flatnonzero(mostly | (np.abs(depth) > limit)):
         bit = commonest[x] if mostly[x] else by_depth[x]
-        clear = (mask[:, x] & (DEAD | LOWRESP | HIGHRESP)) == 0
-        mask[clear, x] |= bit
+        # A column that turns bad within the segment is bad from its first bad pixel on.
+        rows = np.flatnonzero(mask[:, x]) if mostly[x] else np.array([0, mask.shape[0] - 1])
+        part = mask[rows[0] : rows[-1] + 1, x]
+        part[(part & (DEAD | LOWRESP | HIGHRESP)) == 0] |= bit
 
 
 def _column_depth(flat: np.ndarray) -> np.ndarray:
     """Median of each column less that of the columns about it; NaN where a column has no finite value."""
-    ordered = np.sort(flat[::2], axis=0)  # NaN goes last
-    n_valid = np.sum(~np.isnan(ordered), axis=0)
-    median = np.take_along_axis(ordered, np.maximum(n_valid - 1, 0)[None, :] // 2, axis=0)[0]
+    median = column_medians(flat[::2])
     padded = np.pad(median, NEIGHBOURS // 2, mode="reflect" if median.size > NEIGHBOURS else "edge")
     around = np.sort(np.lib.stride_tricks.sliding_window_view(padded, NEIGHBOURS), axis=1)
     return median - around[:, NEIGHBOURS // 2]

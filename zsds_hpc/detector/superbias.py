@@ -9,7 +9,7 @@ from zsds_hpc.core.errors import BadInput
 from zsds_hpc.core.params import Params, param
 from zsds_hpc.detector.combine import CombineParams, combine_trimmed, mean_error_factor
 from zsds_hpc.numerics.robust import median_mad, moments
-from zsds_hpc.numerics.surface import block_medians
+from zsds_hpc.numerics.surface import block_medians, column_medians
 
 #: Pixels of an image that its metrics look at.
 N_METRIC = 1_000_000
@@ -24,6 +24,10 @@ class SuperbiasParams(Params):
         6.0, "Pixels noisier than their surroundings by this many standard deviations are noisy.", ge=3.0
     )
     noisy_block_pix: int = param(64, "Side of the blocks in which the usual noise is measured.", unit="px", ge=8)
+    hot_n_sigma: float = param(
+        10.0, "Pixels off from their column by this many standard deviations of all pixels are hot.", ge=3.0
+    )
+    hot_min_dn: float = param(5.0, "... and by at least this.", unit="DN", ge=0.0)
 
 
 DEFAULTS = SuperbiasParams()
@@ -98,6 +102,29 @@ def noisy_pixels(std: np.ndarray, params: SuperbiasParams = DEFAULTS) -> np.ndar
     spread = median_mad(np.divide(std, usual, out=np.full_like(std, np.nan), where=usual > 0), max_n=N_METRIC)
     limit = spread.median + params.noisy_n_sigma * max(spread.sigma, 0.01)
     return std > usual * np.float32(limit if np.isfinite(limit) else 1.0)
+
+
+def hot_pixels(pix: np.ndarray, params: SuperbiasParams = DEFAULTS) -> np.ndarray:
+    """Pixels whose bias stands out from their stretch of column: mostly dark current during the readout.
+
+    A long exposure collects more of it than a bias frame, so that the super-bias does not correct it.
+
+    Parameters
+    ----------
+    pix : ndarray, shape (ny, nx), float32
+        `Superbias.pix` of the whole image, DN.
+    params : SuperbiasParams
+
+    Returns
+    -------
+    ndarray, shape (ny, nx), bool
+        NaN in `pix` is not hot.
+    """
+    offset = pix.copy()
+    for rows in np.array_split(offset, max(1, round(pix.shape[0] / params.noisy_block_pix))):
+        rows -= column_medians(rows)
+    limit = max(params.hot_n_sigma * median_mad(offset, max_n=N_METRIC).sigma, params.hot_min_dn)
+    return np.abs(offset) > np.float32(limit)
 
 
 def local_level(image: np.ndarray, block_pix: int) -> np.ndarray:

@@ -68,9 +68,22 @@ def block_medians(image: np.ndarray, block_pix: int = 64, n_sample: int = 256) -
     cut = image[y0 : y0 + n_y * side, x0 : x0 + n_x * side].reshape(n_y, side, n_x, side)
     sample = cut[:, step // 2 :: step, :, step // 2 :: step].transpose(0, 2, 1, 3).reshape(n_y, n_x, -1)
     centre = 0.5 * (side - 1)
-    return Blocks(
-        _nan_median(sample), y0 + side * np.arange(n_y) + centre, x0 + side * np.arange(n_x) + centre
-    )
+    return Blocks(_nan_median(sample), y0 + side * np.arange(n_y) + centre, x0 + side * np.arange(n_x) + centre)
+
+
+def column_medians(image: np.ndarray) -> np.ndarray:
+    """Median of the finite pixels of each column.
+
+    Parameters
+    ----------
+    image : ndarray, shape (ny, nx), floating
+
+    Returns
+    -------
+    ndarray, shape (nx,), dtype of ``image``
+        NaN where a column has no finite pixel.
+    """
+    return _nan_median(image.T).astype(image.dtype)
 
 
 def _nan_median(sample: np.ndarray) -> np.ndarray:
@@ -82,9 +95,7 @@ def _nan_median(sample: np.ndarray) -> np.ndarray:
     return 0.5 * (low.astype(np.float64) + high)
 
 
-def fit_surface(
-    blocks: Blocks, shape: tuple[int, int], degree: int, n_sigma: float = 4.0, n_iter: int = 5
-) -> Surface:
+def fit_surface(blocks: Blocks, shape: tuple[int, int], degree: int, n_sigma: float = 4.0, n_iter: int = 5) -> Surface:
     """Least-squares polynomial through block medians, outliers rejected.
 
     Parameters

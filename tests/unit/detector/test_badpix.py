@@ -62,6 +62,15 @@ def test_a_column_with_many_bad_pixels_is_bad_as_a_whole(noisy, flat):
     assert (mask[:, 41] == NOISY).sum() == noisy[:, 41].sum()
 
 
+def test_a_dead_column_begins_where_it_begins(noisy, flat):
+    flat[100:, 40] = 0.0
+    flat[300:, 41] *= 0.4
+    mask = build_cmask(noisy, flat)
+    assert np.array_equal(np.flatnonzero(mask[:, 40] == DEAD), np.arange(100, 700))
+    assert np.array_equal(np.flatnonzero(mask[:, 41] == LOWRESP), np.arange(300, 700))
+    assert np.count_nonzero(mask) == 600 + 400
+
+
 def test_neighbouring_bad_columns_and_edges(noisy, flat):
     for x in (0, 1, 150, 151, 152, SHAPE[1] - 1):
         flat[:, x] *= 0.9

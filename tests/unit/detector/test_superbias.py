@@ -8,6 +8,7 @@ from zsds_hpc.detector.overscan import floating_bias
 from zsds_hpc.detector.superbias import (
     SuperbiasParams,
     combine_superbias,
+    hot_pixels,
     local_level,
     noisy_pixels,
     superbias_metrics,
@@ -67,6 +68,24 @@ def test_false_alarms_are_rare_whatever_the_number_of_frames(n):
     frames[:, :, 200:] *= 3.0  # a noisier half of the channel is not made of noisy pixels
     found = noisy_pixels(combine_superbias(frames).std, SuperbiasParams(noisy_block_pix=20))
     assert found.sum() <= (60 if n == 6 else 2)
+
+
+def test_hot_pixels_stand_out_from_their_column():
+    truth = structure()
+    truth[:, 60] += 30.0  # a column of its own level is not hot
+    rng = np.random.default_rng(8)
+    where = rng.choice(truth.size, 200, replace=False)
+    hot = truth.copy()
+    hot.ravel()[where] += 10 ** rng.uniform(1, 3, 200)
+    superbias = combine_superbias(subtracted(20, hot))
+    superbias.pix[3, 5:9] = np.nan
+    expected = np.zeros(SHAPE, bool)
+    expected.ravel()[where] = True
+    expected[3, 5:9] = False
+    before = superbias.pix.copy()
+    np.testing.assert_array_equal(hot_pixels(superbias.pix), expected)
+    np.testing.assert_array_equal(superbias.pix, before)
+    assert not hot_pixels(np.full((5, 4), np.nan, np.float32)).any()
 
 
 def test_nan_in_the_scatter():

@@ -5,7 +5,7 @@ import pytest
 from numpy.polynomial import legendre
 
 from zsds_hpc.core.errors import BadInput
-from zsds_hpc.numerics.surface import block_medians, fit_surface, surface_image
+from zsds_hpc.numerics.surface import block_medians, column_medians, fit_surface, surface_image
 
 
 def test_block_medians_are_medians():
@@ -19,6 +19,18 @@ def test_block_medians_are_medians():
             cut = image[int(y - 7.5) : int(y + 8.5), int(x - 7.5) : int(x + 8.5)]
             assert cut.shape == (16, 16)
             assert blocks.medians[i, j] == pytest.approx(np.median(cut[np.isfinite(cut)]), rel=1e-6)
+
+
+@pytest.mark.parametrize("n_rows", [6, 7])
+def test_column_medians_ignore_what_is_not_finite(n_rows):
+    image = np.random.default_rng(2).normal(0, 1, (n_rows, 5)).astype(np.float32)
+    image[2, 1] = np.nan
+    image[:3, 2] = np.inf
+    image[:, 3] = np.nan
+    got = column_medians(image)
+    finite = [image[np.isfinite(image[:, x]), x] for x in (0, 1, 2, 4)]
+    np.testing.assert_allclose(got[[0, 1, 2, 4]], [np.median(column) for column in finite], rtol=1e-6)
+    assert np.isnan(got[3]) and got.dtype == np.float32
 
 
 def test_an_empty_block_is_nan():
