@@ -71,9 +71,7 @@ def subtract_crosstalk_inplace(
     """As `subtract_crosstalk`, in the C-contiguous float32 image itself."""
     levels = [0.0] * len(siblings) if levels_dn is None else list(levels_dn)
     if not len(siblings) == len(coefficients) == len(levels):
-        raise BadInput(
-            f"{len(siblings)} siblings, {len(coefficients)} cross-talk coefficients, {len(levels)} levels"
-        )
+        raise BadInput(f"{len(siblings)} siblings, {len(coefficients)} cross-talk coefficients, {len(levels)} levels")
     flat = pix.reshape(-1)
     for sibling, coefficient, level in zip(siblings, coefficients, levels):
         if sibling.shape != pix.shape:

@@ -45,6 +45,4 @@ def check_linearity(a: float, b: float) -> None:
     denominator = [a * x * x + b * x + 1.0 for x in (*RANGE_DN, *vertex)]
     if not all(0.5 <= d <= 1.5 for d in denominator):
         worst = max(denominator, key=lambda d: abs(d - 1.0))
-        raise BadInput(
-            f"linearity coefficients a={a:g}, b={b:g}: denominator {worst:.3g}, 0.5 to 1.5 expected"
-        )
+        raise BadInput(f"linearity coefficients a={a:g}, b={b:g}: denominator {worst:.3g}, 0.5 to 1.5 expected")

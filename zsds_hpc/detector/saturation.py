@@ -14,24 +14,16 @@ from zsds_hpc.core.params import Params, param
 class SaturationParams(Params):
     """What counts as saturated, and how far the damage reaches."""
 
-    near_fraction: float = param(
-        0.85, "Trails are followed while above this fraction of the level.", ge=0.1, le=1.0
-    )
-    trail_length_min: int = param(
-        4, "Saturated pixels in a column from which on charge has bled.", unit="px", ge=1
-    )
-    n_trail_end: int = param(
-        2, "Pixels added at either end of a trail: the last one is filled in part.", ge=0
-    )
+    near_fraction: float = param(0.85, "Trails are followed while above this fraction of the level.", ge=0.1, le=1.0)
+    trail_length_min: int = param(4, "Saturated pixels in a column from which on charge has bled.", unit="px", ge=1)
+    n_trail_end: int = param(2, "Pixels added at either end of a trail: the last one is filled in part.", ge=0)
     n_grow: int = param(1, "Pixels by which all is grown.", unit="px", ge=0, le=5)
 
 
 DEFAULTS = SaturationParams()
 
 
-def saturation_mask(
-    raw_minus_bias: np.ndarray, saturate_dn: float, params: SaturationParams = DEFAULTS
-) -> np.ndarray:
+def saturation_mask(raw_minus_bias: np.ndarray, saturate_dn: float, params: SaturationParams = DEFAULTS) -> np.ndarray:
     """Saturated pixels with their bleeding trails, grown.
 
     Parameters

@@ -15,9 +15,7 @@ def normal():
 def test_median_mad_agrees_with_scipy(normal):
     level = robust.median_mad(normal)
     assert level.median == pytest.approx(float(np.median(normal)))
-    assert level.sigma == pytest.approx(
-        stats.median_abs_deviation(normal, axis=None, scale="normal"), rel=1e-5
-    )
+    assert level.sigma == pytest.approx(stats.median_abs_deviation(normal, axis=None, scale="normal"), rel=1e-5)
 
 
 def test_median_mad_ignores_nan_infinity_and_outliers(normal):
@@ -52,9 +50,7 @@ def test_subsample_visits_all_columns(normal):
 
 def test_truncation_factor_is_that_of_scipys_truncated_normal():
     for n_sigma in (1.0, 2.5, 3.0, 5.0):
-        assert robust.truncation_factor(n_sigma) == pytest.approx(
-            stats.truncnorm.std(-n_sigma, n_sigma), rel=1e-9
-        )
+        assert robust.truncation_factor(n_sigma) == pytest.approx(stats.truncnorm.std(-n_sigma, n_sigma), rel=1e-9)
 
 
 @pytest.mark.parametrize("n_sigma", [2.0, 3.0])
