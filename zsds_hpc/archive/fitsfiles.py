@@ -124,7 +124,7 @@ class FitsFile:
 
     def _compressed(self, unit: fitswalk.Unit) -> np.ndarray:
         self._check_tiles(unit)
-        return np.ascontiguousarray(self._decoded(unit, "decompressed"))
+        return self._decoded(unit, "decompressed", np.ascontiguousarray)
 
     def _check_tiles(self, unit: fitswalk.Unit) -> None:
         """A few bytes can declare an image of terabytes: as many tiles must be there as its shape asks for."""
@@ -136,23 +136,32 @@ class FitsFile:
         if math.prod(tile) > _MAX_TILE_RATIO * (unit.end - unit.data_start):
             raise BadInput(f"{self.name}[{unit.index}]: tiles of {tile} in {unit.end - unit.data_start} bytes")
 
-    def _decoded(self, unit: fitswalk.Unit, verb: str) -> np.ndarray:
+    def _decoded(self, unit: fitswalk.Unit, verb: str, take: Callable[[Any], np.ndarray]) -> np.ndarray:
         lone = io.BytesIO(_EMPTY_PRIMARY + self.data[unit.start : unit.end])
         try:
             with warnings.catch_warnings(), fits.open(lone, memmap=False) as hdus:
                 warnings.simplefilter("error", VerifyWarning)
-                return np.asarray(hdus[1].data)
+                return take(hdus[1].data)
         except Exception as error:
             reason = " ".join(str(error).split())
             raise BadInput(f"{self.name}[{unit.index}]: cannot be {verb} ({reason})") from error
 
     def table(self, ext: int = 1) -> np.ndarray:
-        """Rows of a binary table as a structured array in native byte order."""
+        """Rows of a binary table as a structured array in native byte order; text stays bytes."""
         unit = self.unit(ext)
         if unit.cards.get("XTENSION", "").strip("' ") != "BINTABLE":
             raise BadInput(f"{self.name}[{ext}]: not a binary table")
-        rows = self._decoded(unit, "read as a table")
-        return rows.astype(rows.dtype.newbyteorder("="))
+        return self._decoded(unit, "read as a table", _native_rows)
+
+
+def _native_rows(data: fits.FITS_rec) -> np.ndarray:
+    stored = np.asarray(data)
+    # Logical and unsigned columns are stored as other types: astropy's columns hold the values.
+    columns = {n: stored[n] if stored[n].dtype.kind == "S" else np.asarray(data[n]) for n in data.names}
+    rows = np.empty(len(data), [(n, c.dtype.newbyteorder("="), c.shape[1:]) for n, c in columns.items()])
+    for name, column in columns.items():
+        rows[name] = column
+    return rows
 
 
 def read_bytes(path: Path) -> bytes:
