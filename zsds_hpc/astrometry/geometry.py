@@ -11,7 +11,7 @@ from zsds_hpc.core.errors import BadInput
 
 #: Powers of (u, v) of the seven distortion terms.
 DISTORTION_POWERS = ((2, 0), (1, 1), (0, 2), (3, 0), (2, 1), (1, 2), (0, 3))
-#: Degree of the re-expression about the channel's centre: one more than the camera's cubic, see `initial_wcs`.
+#: Degree of the map about the channel's centre: one more than the camera's cubic, see `initial_wcs`.
 WCS_DEGREE = 4
 _GRID = 25
 
@@ -20,8 +20,8 @@ _GRID = 25
 class ChannelGeometry:
     """Place, linear map and distortion of one readout channel in the focal plane.
 
-    With ``dx, dy`` the offset in pixels from the channel's centre ``((n_x-1)/2, (n_y-1)/2)`` and ``u = dx / (n_x/2)``,
-    ``v = dy / (n_y/2)``, the gnomonic coordinates about the telescope's pointing are
+    With ``dx, dy`` the offset in pixels from the channel's centre ``((n_x-1)/2, (n_y-1)/2)``, ``u = dx / (n_x/2)``
+    and ``v = dy / (n_y/2)``, the gnomonic coordinates about the telescope's pointing are
     ``xi = xi_deg + c11 dx + c12 dy + (1/3600) sum_k distortion_xi_arcsec[k] t_k`` with
     ``t = u^2, uv, v^2, u^3, u^2 v, u v^2, v^3``; ``eta`` likewise.
 
@@ -62,8 +62,10 @@ class ChannelGeometry:
 
 
 class Footprint(NamedTuple):
-    """What a channel covers on the sky (degrees); `corners` has shape (4, 2), in the order of the pixel corners
-    (low x, low y), (high x, low y), (high x, high y), (low x, high y)."""
+    """What a channel covers on the sky (degrees).
+
+    `corners`, shape (4, 2), are those at (low x, low y), (high x, low y), (high x, high y), (low x, high y).
+    """
 
     ra_deg: float
     dec_deg: float
@@ -75,8 +77,8 @@ def initial_wcs(geometry: ChannelGeometry, ra_deg: float, dec_deg: float, rotati
     """WCS of a channel from the commanded pointing.
 
     The camera's map is about the pointing, degrees away from most channels; here it is re-expressed about the
-    channel's own centre by least squares on a 25 x 25 grid. A quartic is needed: the change of tangent point turns a
-    cubic map into one with higher terms. With 3 arcsec of distortion in a corner channel of the mosaic the largest
+    channel's own centre by least squares on a 25 x 25 grid. A quartic is needed: the change of tangent point turns
+    a cubic map into one with higher terms. With 3 arcsec of distortion in a corner channel of the mosaic the largest
     residual is 4 mas at degree 3, 0.007 mas at degree 4.
 
     Parameters

@@ -1,8 +1,8 @@
-"""Pattern match of detections to a reference catalogue, from a WCS that is off by up to a minute or two of arc.
+"""Pattern match of detections to a reference catalogue, from a WCS that is off by a minute or two of arc at most.
 
-The differences (detection - reference) of the brightest stars pile up at the pointing error; the pile is found in a
-two-dimensional histogram of all pairs (as in SCAMP, Bertin 2006), its neighbourhood gives a linear map by
-robust least squares, and stars are paired one to one within a radius that shrinks with the residuals.
+The differences (detection - reference) of the brightest stars pile up at the pointing error; the pile is found in
+a two-dimensional histogram of all pairs (as in SCAMP, Bertin 2006), its neighbourhood gives a linear map by robust
+least squares, and stars are paired one to one within a radius that shrinks with the residuals.
 """
 
 from typing import NamedTuple
@@ -15,7 +15,6 @@ from zsds_hpc.astrometry.sphere import deproject
 from zsds_hpc.astrometry.tpv import TPV
 from zsds_hpc.core.errors import AlgorithmFailure, BadInput
 from zsds_hpc.core.params import Params, param
-
 
 #: Allowance for distortion in the match of all stars, beyond their own errors.
 _LEAST_SYSTEMATIC_PIX = 0.05
@@ -32,6 +31,7 @@ class MatchParams(Params):
     )
     min_significance: float = param(8.0, "Least -log10 of the peak's chance probability.", ge=1, le=300)
     min_matches: int = param(8, "Fewest matched stars.", ge=3)
+    n_most: int = param(10_000, "Brightest detections matched; of the reference four times as many.", ge=100)
     tolerance_pix: float = param(
         1.0, "Largest distance of a match beyond the stars' own errors.", "pix", ge=0.05, le=20
     )
@@ -39,8 +39,7 @@ class MatchParams(Params):
 
 
 class Detections(NamedTuple):
-    """Detected sources: 0-based pixel coordinates (n,), magnitudes of any zero point (n,), and one-axis centroid
-    errors in pixels (n,)."""
+    """Detected sources: 0-based pixels, magnitudes of any zero point, one-axis centroid errors in pixels; all (n,)."""
 
     x: np.ndarray
     y: np.ndarray
@@ -49,8 +48,7 @@ class Detections(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """Reference stars at the epoch of the image: degrees ICRS (n,), magnitudes (n,), and one-axis position errors in
-    arcsec (n,)."""
+    """Reference stars at the epoch of the image: degrees ICRS, magnitudes, one-axis errors in arcsec; all (n,)."""
 
     ra: np.ndarray
     dec: np.ndarray
@@ -112,11 +110,12 @@ def match_catalogue(
     BadInput
         Nothing to match: an empty list, or lengths that differ.
     AlgorithmFailure
-        No significant peak, or too few matches; figures `n_matches`, `peak_significance`, `n_detections`, `n_reference`.
+        No significant peak, or too few matches; figures `n_matches`, `peak_significance`, `n_detections`,
+        `n_reference`.
     """
     params = params or MatchParams()
-    i_det, det = _usable(detections, "detections")
-    i_all, sky = _usable(reference, "reference stars")
+    i_det, det = _usable(detections, "detections", params.n_most)
+    i_all, sky = _usable(reference, "reference stars", 4 * params.n_most)
     scale = float(prior.pixel_scale_arcsec(*prior.crpix))
     predicted = np.stack(prior.sky_to_pixel(sky.ra, sky.dec), axis=1)
     seen = np.stack([det.x, det.y], axis=1)
@@ -142,6 +141,36 @@ def match_catalogue(
     turn = np.degrees(np.arctan2(matrix[1, 0] - matrix[0, 1], matrix[0, 0] + matrix[1, 1]))
     size = np.sqrt(np.abs(np.linalg.det(matrix)))
     return Match(i_det[d], i_all[near[r]], wcs, moved * scale, float(turn), float(size), significance, radius)
+
+
+def rematch(
+    detections: Detections, reference: Reference, wcs: TPV, systematic_arcsec: float, params: MatchParams | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pair detections and reference stars again, with a fitted WCS: each within its own errors.
+
+    Parameters
+    ----------
+    detections : Detections
+    reference : Reference
+    wcs : TPV
+        Fitted.
+    systematic_arcsec : float
+        Error of the map and scatter beyond the stars' own, one axis.
+    params : MatchParams, optional
+
+    Returns
+    -------
+    i_det, i_ref : ndarray, shape (n,), int64
+    """
+    params = params or MatchParams()
+    i_det, det = _usable(detections, "detections", params.n_most)
+    i_ref, sky = _usable(reference, "reference stars", 4 * params.n_most)
+    scale = float(wcs.pixel_scale_arcsec(*wcs.crpix))
+    targets = np.stack(wcs.sky_to_pixel(sky.ra, sky.dec), axis=1)
+    i, j, distance = mutual_nearest(np.stack([det.x, det.y], axis=1), targets, params.tolerance_pix)
+    variance = det.sigma_pix[i] ** 2 + (sky.sigma_arcsec[j] ** 2 + systematic_arcsec**2) / scale**2
+    kept = distance <= params.n_sigma * np.sqrt(variance)
+    return i_det[i[kept]], i_ref[j[kept]]
 
 
 def apply_affine(prior: TPV, matrix: np.ndarray, shift: np.ndarray) -> TPV:
@@ -187,24 +216,24 @@ def _tree(points):
     return cKDTree(points, balanced_tree=False, compact_nodes=False)
 
 
-def _usable(stars, what: str):
-    """Indices and rows of the stars with finite columns; a missing magnitude counts as faintest."""
+def _usable(stars, what: str, n_most: int):
+    """Indices and rows of the brightest with finite columns, in the order given; a missing magnitude is faintest."""
     columns = [np.asarray(column, np.float64) for column in stars]
     if len({column.shape for column in columns}) != 1 or columns[0].ndim != 1:
         raise BadInput(f"{what}: columns of different lengths {[column.shape for column in columns]}")
     columns[2] = np.where(np.isnan(columns[2]), np.inf, columns[2])
-    good = np.isfinite(columns[0]) & np.isfinite(columns[1]) & np.isfinite(columns[3])
-    if not good.any():
-        raise BadInput(f"no usable {what}: {len(good)} given")
-    return np.flatnonzero(good), type(stars)(*(column[good] for column in columns))
+    good = np.flatnonzero(np.isfinite(columns[0]) & np.isfinite(columns[1]) & np.isfinite(columns[3]))
+    if not len(good):
+        raise BadInput(f"no usable {what}: {len(columns[0])} given")
+    if len(good) > n_most:
+        good = np.sort(good[np.argsort(columns[2][good], kind="stable")[:n_most]])
+    return good, type(stars)(*(column[good] for column in columns))
 
 
 def _failure(message, n_matches, significance, det, near):
     figures = {"n_matches": int(n_matches), "peak_significance": round(float(significance), 2)}
     figures |= {"n_detections": len(det.x), "n_reference": len(near)}
-    return AlgorithmFailure(
-        f"astrometry: {message} ({', '.join(f'{k} {v}' for k, v in figures.items())})", **figures
-    )
+    return AlgorithmFailure(f"astrometry: {message} ({', '.join(f'{k} {v}' for k, v in figures.items())})", **figures)
 
 
 def _smear_pix(seen, prior, params):
@@ -213,7 +242,7 @@ def _smear_pix(seen, prior, params):
     return max(1.0, half * (np.radians(params.rotation_error_deg) + params.scale_error))
 
 
-def _brightest(points, mag, n):
+def _brightest(points, mag, n: int):
     return points[np.argsort(mag, kind="stable")[:n]]
 
 
@@ -223,7 +252,7 @@ def _find_peak(seen, predicted, margin, smear, params):
     for factor in (1, 4, 16):
         n = params.n_bright * factor
         # Catalogues differ in depth and pass band: half as many again of the reference.
-        bright = _brightest(*seen, n), _brightest(*predicted, n + n // 2)
+        bright = _brightest(seen[0], seen[1], n), _brightest(predicted[0], predicted[1], n + n // 2)
         found = _vote(*bright, margin, smear)
         best = max(best, found, key=lambda peak: peak[1])
         if best[1] >= params.min_significance or (n >= len(seen[0]) and n >= len(predicted[0])):
@@ -240,9 +269,7 @@ def _vote(seen, predicted, margin, smear):
         dx = block[:, None, 0] - predicted[None, :, 0]
         dy = block[:, None, 1] - predicted[None, :, 1]
         near = (np.abs(dx) < limit) & (np.abs(dy) < limit)
-        cell = ((dx[near] + limit) / smear).astype(np.int64) * n_bins + ((dy[near] + limit) / smear).astype(
-            np.int64
-        )
+        cell = ((dx[near] + limit) / smear).astype(np.int64) * n_bins + ((dy[near] + limit) / smear).astype(np.int64)
         counts += np.bincount(cell, minlength=n_bins * n_bins)[: n_bins * n_bins]
     box = _box_sum(counts.reshape(n_bins, n_bins))
     top = np.unravel_index(np.argmax(box), box.shape)
@@ -262,11 +289,11 @@ def _box_sum(counts):
 def _refine(seen, predicted, peak, smear, params):
     """Linear map seen -> predicted from the bright stars, in rounds of pairing within a shrinking radius."""
     n = 8 * params.n_bright
-    det, ref = _brightest(*seen, n), _brightest(*predicted, n + n // 2)
+    det, ref = _brightest(seen[0], seen[1], n), _brightest(predicted[0], predicted[1], n + n // 2)
     matrix, shift = np.eye(2), -peak
     radius = 2.0 * smear
     for _ in range(8):
-        i, j, distance = mutual_nearest(det @ matrix.T + shift, ref, radius)
+        i, j, _ = mutual_nearest(det @ matrix.T + shift, ref, radius)
         if len(i) < 3:
             break
         matrix, shift = _fit_linear(det[i], ref[j], affine=radius < 2.0 * smear and len(i) >= 12)
@@ -277,7 +304,7 @@ def _refine(seen, predicted, peak, smear, params):
 
 
 def _fit_linear(points, targets, affine: bool):
-    """Least-squares shift (under 4 points), similarity or affine map, second pass without the worst residuals."""
+    """Least-squares shift (under 4 points), similarity or affine map; again without the worst residuals."""
     kept = np.ones(len(points), bool)
     for _ in range(3):
         matrix, shift = _least_squares_map(points[kept], targets[kept], affine)
@@ -311,8 +338,8 @@ def _pair_all(seen, predicted, linear, params):
         return i, j, params.tolerance_pix
     variance = sigma[i] ** 2 + target_sigma[j] ** 2
     best = np.argsort(variance, kind="stable")[: max(10, len(i) // 4)]
-    # The median distance of a two-dimensional Gaussian is 1.18 sigma. What the best stars' errors do not explain is
-    # distortion, which the linear map does not follow.
+    # The median distance of a two-dimensional Gaussian is 1.18 sigma. What the best stars' errors do not explain
+    # is distortion, which the linear map does not follow.
     excess = max(_LEAST_SYSTEMATIC_PIX, np.median(distance[best]) / 1.18)
     radius = np.minimum(params.n_sigma * np.sqrt(variance + excess**2), params.tolerance_pix)
     kept = distance <= radius

@@ -1,11 +1,11 @@
 """Least-squares TPV solution with outlier rejection, optimal weights and a learned prior on the distortion.
 
-The correction to the prior's map is a sum of Legendre products in the normalised pixel offsets (u, v), one sum per axis
-of the tangent plane. Weights are the inverse variances of the star positions plus a scatter common to all stars, found
-by maximum likelihood. Terms beyond the linear are drawn to zero by a Gaussian prior, one width per order, and the
-widths are those of greatest evidence (MacKay 1992, Neural Computation 4, 415, eq. 4.7), starting from the stability
-expected of the camera: twenty stars move only what twenty stars can know, a stable camera keeps its map, and where the
-distortion has changed the stars decide.
+The correction to the prior's map is a sum of Legendre products in the normalised pixel offsets (u, v), one sum per
+axis of the tangent plane. Weights are the inverse variances of the star positions plus a scatter common to all
+stars, found by maximum likelihood. Terms beyond the linear are drawn to zero by a Gaussian prior, one width per
+order, and the widths are those of greatest evidence (MacKay 1992, Neural Computation 4, 415, eq. 4.7), starting from
+the stability expected of the camera: twenty stars move only what twenty stars can know, a stable camera keeps its
+map, and where the distortion has changed the stars decide.
 """
 
 from dataclasses import dataclass, replace
@@ -29,25 +29,15 @@ _PRIOR_COUNT = 1.0
 class SolveParams(Params):
     """How the TPV solution is fitted."""
 
-    degree: int = param(
-        4, "Degree of the fitted correction; higher terms of the prior are kept.", ge=1, le=MAX_DEGREE
-    )
-    half_size_pix: float = param(
-        1540.0, "Half the image size, which normalises the polynomial.", "pix", ge=16
-    )
+    degree: int = param(4, "Degree of the fitted correction; higher terms of the prior are kept.", ge=1, le=MAX_DEGREE)
+    half_size_pix: float = param(1540.0, "Half the image size, which normalises the polynomial.", "pix", ge=16)
     clip_sigma: float = param(4.0, "Stars beyond this many standard deviations are rejected.", ge=2, le=20)
-    floor_arcsec: float = param(
-        0.001, "Least scatter added to the errors of all stars.", "arcsec", ge=1e-5, le=1
-    )
+    floor_arcsec: float = param(0.001, "Least scatter added to the errors of all stars.", "arcsec", ge=1e-5, le=1)
     max_floor_arcsec: float = param(0.3, "Largest scatter that the fit may add.", "arcsec", ge=1e-4, le=10)
     linear_arcsec: float = param(10.0, "Prior width of offset, rotation, scale and shear.", "arcsec", ge=1e-3)
-    quadratic_arcsec: float = param(
-        0.003, "Expected change of the quadratic terms at the edge.", "arcsec", ge=1e-5
-    )
+    quadratic_arcsec: float = param(0.003, "Expected change of the quadratic terms at the edge.", "arcsec", ge=1e-5)
     cubic_arcsec: float = param(0.001, "Expected change of the cubic terms at the edge.", "arcsec", ge=1e-5)
-    higher_arcsec: float = param(
-        0.0003, "Expected change of each higher term at the edge.", "arcsec", ge=1e-5
-    )
+    higher_arcsec: float = param(0.0003, "Expected change of each higher term at the edge.", "arcsec", ge=1e-5)
     min_stars: int = param(6, "Fewest stars of a solution.", ge=3)
 
 
@@ -146,9 +136,10 @@ def fit_tpv(stars: Stars, prior: TPV, params: SolveParams | None = None) -> Astr
     params = params or SolveParams()
     stars = _checked(stars, params)
     start = residuals_arcsec(prior, stars)
-    design = design_matrix(*_normalised(prior, params.half_size_pix, stars.x, stars.y), params.degree)
+    u, v = _normalised(prior, params.half_size_pix, stars.x, stars.y)
+    design = design_matrix(u, v, params.degree)
     problem = _Problem(design, start, stars.sigma_arcsec, params)
-    # From the expected widths a changed distortion can pass for scatter; from none, noise can pass for distortion.
+    # From the expected widths a change of distortion can pass for scatter; from wide ones noise can pass for it.
     starts = [_expected_widths(params)]
     if len(start) >= 2 * design.shape[1]:
         starts.append(np.full_like(starts[0], params.linear_arcsec))
@@ -218,7 +209,7 @@ def _substituted(coefficients, substitution, degree):
     powers = to_powers.T @ legendre @ to_powers
     total = np.zeros((degree + 1, degree + 1))
     for i, j in terms(degree):
-        # u^i v^j is homogeneous: its coefficients of a^(n-k) b^k are those of a product of one-variable lines.
+        # u^i v^j is homogeneous: its coefficients of a^(n-k) b^k are those of a product of lines.
         line = np.array([powers[i, j]])
         for factor in [substitution[0]] * i + [substitution[1]] * j:
             line = np.convolve(line, factor)
@@ -316,7 +307,7 @@ def _learned_widths(coefficients, covariance, widths, params):
 
 
 def _inliers(residuals, variance, clip_sigma):
-    """Stars within the clip; where the stated errors are too small on the whole, the clip widens with them."""
+    """Stars within the clip; where the stated errors are too small on the whole, the clip widens."""
     ratio = (residuals**2).sum(axis=1) / variance
     return ratio <= clip_sigma**2 * max(1.0, np.median(ratio) / _MEDIAN_CHI2_2)
 

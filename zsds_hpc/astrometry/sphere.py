@@ -54,7 +54,9 @@ def unit_vectors(ra_deg, dec_deg) -> np.ndarray:
     """Unit vectors, shape (..., 3), float64, of sky positions."""
     ra, dec = np.radians(ra_deg), np.radians(dec_deg)
     cos_d = np.cos(dec)
-    return np.stack([cos_d * np.cos(ra), cos_d * np.sin(ra), np.sin(dec)], axis=-1)
+    vectors = np.empty((*np.broadcast(ra, dec).shape, 3))
+    vectors[..., 0], vectors[..., 1], vectors[..., 2] = cos_d * np.cos(ra), cos_d * np.sin(ra), np.sin(dec)
+    return vectors
 
 
 def separation_deg(ra1_deg, dec1_deg, ra2_deg, dec2_deg):

@@ -1,8 +1,8 @@
 """The TPV world-coordinate system: a gnomonic projection with polynomial distortion.
 
 Intermediate coordinates ``(xi, eta) = CD (p - CRPIX)`` pass through the PV polynomials and the gnomonic
-projection about CRVAL. Term order and defaults follow the FITS registry of the TPV convention (Shupe et al. 2012;
-https://fits.gsfc.nasa.gov/registry/tpvwcs.html): terms 3, 11, 23, 39 are odd powers of the radius, and axis 2
+projection about CRVAL. Term order and defaults follow the FITS registry of the TPV convention
+(https://fits.gsfc.nasa.gov/registry/tpvwcs.html; Shupe et al. 2012): terms 3, 11, 23, 39 are odd powers of the radius, and axis 2
 counts its powers with the two coordinates exchanged.
 """
 
@@ -54,9 +54,7 @@ class TPV:
         for name, shape in shapes.items():
             value = np.array(getattr(self, name), dtype=np.float64)
             if value.shape != shape or not np.isfinite(value).all():
-                raise BadInput(
-                    f"TPV {name}: shape {value.shape} or values unusable, {shape} finite numbers wanted"
-                )
+                raise BadInput(f"TPV {name}: shape {value.shape} or values unusable, {shape} finite numbers wanted")
             value.setflags(write=False)
             object.__setattr__(self, name, value)
         if np.linalg.det(self.cd) == 0.0:
@@ -141,7 +139,7 @@ class TPV:
         Parameters
         ----------
         cards : mapping
-            Keyword -> value, such as an astropy header or ``{key: value for key, value, _ in wcs.to_cards()}``.
+            Keyword -> value, such as an astropy header.
 
         Raises
         ------
@@ -218,15 +216,13 @@ class TPV:
             if not ((np.abs(step_a) > tolerance) | (np.abs(step_b) > tolerance)).any():
                 break
         else:
-            raise AlgorithmFailure(
-                "the TPV polynomial cannot be inverted: it folds over", n_points=int(np.size(ra))
-            )
+            raise AlgorithmFailure("the TPV polynomial cannot be inverted: it folds over", n_points=int(np.size(ra)))
         x = inverse[0, 0] * a + inverse[0, 1] * b + self.crpix[0]
         return x, inverse[1, 0] * a + inverse[1, 1] * b + self.crpix[1]
 
 
 def coefficient_matrix(pv: np.ndarray, axis: int) -> np.ndarray:
-    """Matrix c[i, j] of the terms ``xi^i eta^j`` from the TPV coefficients of axis 1 or 2 (radial terms left out)."""
+    """Matrix c[i, j] of the terms ``xi^i eta^j`` from the TPV coefficients of axis 1 or 2, radial ones left out."""
     degree = max((sum(POWERS[j]) for j in POWERS if pv[j]), default=0)
     matrix = np.zeros((degree + 1, degree + 1))
     for j, (own, other) in POWERS.items():
@@ -236,7 +232,7 @@ def coefficient_matrix(pv: np.ndarray, axis: int) -> np.ndarray:
 
 
 def pv_terms(matrix: np.ndarray, axis: int) -> np.ndarray:
-    """TPV coefficients, shape (40,), from the matrix of ``xi^i eta^j``; the inverse of `coefficient_matrix`."""
+    """TPV coefficients, shape (40,), from the matrix of ``xi^i eta^j``; inverts `coefficient_matrix`."""
     pv = np.zeros(N_TERMS)
     for j, (own, other) in POWERS.items():
         if own + other < len(matrix):
