@@ -184,16 +184,23 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("simulation", type=Path, help="simulation file, config/simulations/*.yml")
     parser.add_argument("--out", type=Path, required=True, help="folder to write into")
     parser.add_argument("--ccds", help="only these CCDs, as 1,6,13")
+    parser.add_argument("--rcids", help="light only these channels, as 20,22; the others of their CCDs stay dark")
     parser.add_argument("--fresh", action="store_true", help="remove what is there and begin again")
     return parser.parse_args(argv)
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Numbers separated by commas."""
+    return tuple(int(number) for number in text.split(","))
 
 
 def prepare(arguments: argparse.Namespace) -> Job:
     """Read the settings."""
     simulation = load_simulation(arguments.simulation)
     if arguments.ccds:
-        ccdids = tuple(int(c) for c in arguments.ccds.split(","))
-        simulation = dataclasses.replace(simulation, ccdids=ccdids)
+        simulation = dataclasses.replace(simulation, ccdids=numbers(arguments.ccds))
+    if arguments.rcids:
+        simulation = dataclasses.replace(simulation, rcids=numbers(arguments.rcids))
     camera = load_camera(simulation.camera_path)
     return Job(simulation, camera, arguments.out, source_key(simulation))
 

@@ -50,10 +50,18 @@ class View:
         """Sky to pixel."""
         return optics.sky_to_pixel(self.channel, self.camera, self.pointing, ra, dec)
 
-    def flux_dn(self, mag: Array, color: Array) -> Array:
-        """DN above the camera of a source: mag = -2.5 log10(DN) + ZP + c * colour."""
-        e = self.exposure
-        return 10.0 ** (-0.4 * (mag - e.zero_point - e.color_coefficient * color))
+    @property
+    def zero_point(self) -> float:
+        """Zero point at the centre of the channel, the cloud there included."""
+        east, north = self.exposure.cloud_gradient
+        return self.exposure.zero_point - east * self.channel.xi_deg - north * self.channel.eta_deg
+
+    def flux_dn(self, mag: Array, color: Array, x: Array, y: Array) -> Array:
+        """DN above the camera of a source: mag = -2.5 log10(DN) + ZP + c * colour, through the cloud at its place."""
+        east, north = self.exposure.cloud_gradient
+        c11, _, _, c22 = self.channel.cd_deg
+        cloud = east * c11 * (x - 0.5 * self.camera.n_x) + north * c22 * (y - 0.5 * self.camera.n_y)
+        return 10.0 ** (-0.4 * (mag - self.zero_point + cloud - self.exposure.color_coefficient * color))
 
     def color_of(self, g: Array, r: Array, i: Array) -> Array:
         """The filter's colour: g - r or r - i."""
@@ -116,7 +124,7 @@ def _place(view: View, table: NDArray, ra: Array, dec: Array, mag: Array, color:
     """Fill position and flux columns."""
     table["ra"], table["dec"], table["mag"], table["color"] = ra, dec, mag, color
     table["x"], table["y"] = view.to_pixel(ra, dec)
-    table["flux_dn"] = view.flux_dn(mag, color)
+    table["flux_dn"] = view.flux_dn(mag, color, table["x"], table["y"])
 
 
 def _star_table(view: View, stars: NDArray) -> NDArray:

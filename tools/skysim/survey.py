@@ -39,6 +39,8 @@ class Exposure:
         Magnitude of 1 DN in this exposure at colour zero.
     sky_gradient : tuple of float
         Relative change of the sky per degree to the East and North.
+    cloud_gradient : tuple of float
+        Change of the cloud's extinction, mag per degree to the East and North.
     """
 
     night: str
@@ -57,6 +59,7 @@ class Exposure:
     color_coefficient: float = 0.0
     sky_dn: float = 0.0
     sky_gradient: tuple[float, float] = (0.0, 0.0)
+    cloud_gradient: tuple[float, float] = (0.0, 0.0)
     n_tracks: int = 0
 
     @property
@@ -170,12 +173,14 @@ def _science(base: dict[str, Any], entry: dict[str, Any], camera: Camera, block:
     zero_point = top - extinction * airmass - cloud + rng.normal(0.0, 0.01)
     sky = _sky_level(block["filter"], top, extinction, conditions) * (1.0 + 0.5 * cloud)
     to_east, to_north = rng.normal(0.0, 0.008 + 0.03 * min(cloud, 0.5), 2)
+    thicker = rng.normal(0.0, 0.05 * cloud, 2)
     return Exposure(
         **base, kind="object", filtercode=block["filter"], field=block["field"], ra_deg=entry["ra_deg"],
         dec_deg=entry["dec_deg"], program_id=block.get("program_id", 1), airmass=airmass,
         seeing_pix=min(float(seeing), 3.0), cloud_mag=float(cloud), zero_point=float(zero_point),
         color_coefficient=float(color + rng.normal(0.0, 0.004)), sky_dn=float(sky),
         sky_gradient=(float(to_east), float(to_north)),
+        cloud_gradient=(float(thicker[0]), float(thicker[1])),
         n_tracks=int(block.get("n_tracks", -1)),
     )  # fmt: skip
 

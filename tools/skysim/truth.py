@@ -19,8 +19,9 @@ Layout (pixels 0-based, sky in degrees ICRS, fluxes in DN, times UTC)::
 Magnitudes: mag = -2.5 log10(flux_dn) + zero_point + color_coefficient * color, mag in the PS1 system, color the
 filter's (g-r for g and r, r-i for i), flux_dn the total above the camera. A perfect high-frequency flat leaves
 flux_dn * smooth_response in the image (vignetting and low-frequency response); zero_point_channel is the zero
-point with the channel's mean smooth response folded in. encircled_energy at energy_radii_pix says which fraction
-of a star is within a radius.
+point with the channel's mean smooth response folded in. Under a cloud zero_point holds at the channel's centre
+and flux_dn includes the cloud's gradient. encircled_energy at energy_radii_pix says which fraction of a star is
+within a radius.
 """
 
 from pathlib import Path
