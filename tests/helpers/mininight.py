@@ -131,3 +131,18 @@ def write_night(incoming: Path, raws: list[Raw], extra_lines: str = "") -> dict[
     lines = "".join(manifest_line(name, data) for name, data in contents.items())
     (incoming / f"ztf_{NIGHT}_manifest.txt").write_text(lines + extra_lines)
     return contents
+
+
+def with_card_text(data: bytes, keyword: str, text: str) -> bytes:
+    """The file with the value of a primary card replaced by any text, its CHECKSUM made right again."""
+    end = next(i for i in range(0, len(data), 80) if data[i : i + 80].rstrip() == b"END") // 2880 * 2880 + 2880
+    header = bytearray(data[:end])
+    at = bytes(header).index(f"{keyword:8}=".encode())
+    header[at + 10 : at + 30] = f"{text:>20}".encode()
+    at = bytes(header).index(b"CHECKSUM=") + 11
+    header[at : at + 16] = b"0" * 16
+    total = int(np.frombuffer(bytes(header), ">u4").sum(dtype=np.uint64))
+    while total >> 32:
+        total = (total & 0xFFFFFFFF) + (total >> 32)
+    header[at : at + 16] = fits.PrimaryHDU()._char_encode(0xFFFFFFFF - total).encode()
+    return bytes(header) + data[end:]

@@ -26,7 +26,6 @@ def failing(error, after=0):
         calls.append(args)
         if len(calls) > after:
             raise error
-        return None
 
     return call
 
@@ -61,7 +60,7 @@ def test_fault_at_a_boundary(tmp_path, monkeypatch, boundary, error, raised):
 
 
 def test_fault_inside_the_block(tmp_path):
-    with pytest.raises(Retryable, match="a: .*resume"), atomic.atomic_path(tmp_path / "a") as temporary:
+    with pytest.raises(Retryable, match=r"a: .*resume"), atomic.atomic_path(tmp_path / "a") as temporary:
         temporary.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
     with pytest.raises(ZeroDivisionError), atomic.atomic_path(tmp_path / "a") as temporary:

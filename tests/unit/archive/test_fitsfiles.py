@@ -57,7 +57,9 @@ def test_nan_and_signed_zero_survive(path):
 
 
 def test_table_round_trip(path):
-    rows = np.zeros(7, [("id", "i8"), ("ra", "f8"), ("mag", "f4", 5), ("name", "S6"), ("ok", "?"), ("n", "i2"), ("u", "u2")])
+    rows = np.zeros(
+        7, [("id", "i8"), ("ra", "f8"), ("mag", "f4", 5), ("name", "S6"), ("ok", "?"), ("n", "i2"), ("u", "u2")]
+    )
     rows["id"], rows["ra"], rows["mag"] = np.arange(7), RNG.uniform(0, 360, 7), RNG.normal(20, 1, (7, 5))
     rows["name"], rows["ok"] = [b"a", b"bcdef", b"", b"x y", b"123456", b"q", b"r"], [1, 0] * 3 + [1]
     rows["u"] = [0, 1, 32767, 32768, 65535, 5, 6]
@@ -145,7 +147,7 @@ def test_foreign_file_without_checksums(path):
     data = bytearray(path.read_bytes())
     data[-2000] ^= 4
     path.write_bytes(data)
-    with pytest.raises(BadInput, match="DATASUM|CHECKSUM"):
+    with pytest.raises(BadInput, match=r"DATASUM|CHECKSUM"):
         FitsFile(path, require_checksums=False)
 
 
@@ -198,8 +200,10 @@ def test_damaged_gzip(path):
 
 
 def test_cards_that_are_not_legal(path):
-    text = ["SIMPLE  =                    T", "BITPIX  =                    8", "NAXIS   =                    0",
-            "EXPTIME =                  NaN / seconds", "GAIN    =                  6.2", "UNDEF   =", "END"]  # fmt: skip
+    text = [
+        "SIMPLE  =                    T", "BITPIX  =                    8", "NAXIS   =                    0",
+        "EXPTIME =                  NaN / seconds", "GAIN    =                  6.2", "UNDEF   =", "END",
+    ]  # fmt: skip
     path.write_bytes("".join(c.ljust(80) for c in text).ljust(2880).encode())
     header = FitsFile(path, require_checksums=False).header()
     with warnings.catch_warnings(action="error"):

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def test_bytes_of_units_cover_the_file():
     data = made_by_astropy(IMAGE, TABLE, RICE)
     units = fitswalk.walk(data, "f")
     assert units[0].start == 0 and units[-1].end == len(data)
-    assert all(a.end == b.start for a, b in zip(units[:-1], units[1:]))
+    assert all(a.end == b.start for a, b in pairwise(units))
 
 
 @given(st.binary(max_size=300))
