@@ -67,7 +67,7 @@ def gnomonic_inverse(xi_deg: Array, eta_deg: Array, ra0_deg: float, dec0_deg: fl
 def nominal_tangent(channel: Channel, camera: Camera, x: Array, y: Array) -> tuple[Array, Array]:
     """Pixels to (xi, eta) by the camera file alone."""
     dx, dy = x - 0.5 * (camera.n_x - 1), y - 0.5 * (camera.n_y - 1)
-    u, v = dx / 1536.0, dy / 1540.0
+    u, v = dx / (0.5 * camera.n_x), dy / (0.5 * camera.n_y)
     terms = (u * u, u * v, v * v, u * u * u, u * u * v, u * v * v, v * v * v)
     c11, c12, c21, c22 = channel.cd_deg
     xi = channel.xi_deg + c11 * dx + c12 * dy
