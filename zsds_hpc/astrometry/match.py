@@ -11,7 +11,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 from scipy.special import pdtrc
 
-from zsds_hpc.astrometry.sphere import deproject
+from zsds_hpc.astrometry.sphere import deproject, separation_deg
 from zsds_hpc.astrometry.tpv import TPV
 from zsds_hpc.core.errors import AlgorithmFailure, BadInput
 from zsds_hpc.core.params import Params, param
@@ -114,15 +114,12 @@ def match_catalogue(
         `n_reference`.
     """
     params = params or MatchParams()
-    i_det, det = _usable(detections, "detections", params.n_most)
-    i_all, sky = _usable(reference, "reference stars", 4 * params.n_most)
+    (i_det, det), (i_all, sky) = _prepared(detections, reference, prior, params)
     scale = float(prior.pixel_scale_arcsec(*prior.crpix))
     predicted = np.stack(prior.sky_to_pixel(sky.ra, sky.dec), axis=1)
     seen = np.stack([det.x, det.y], axis=1)
     margin = params.pointing_error_arcsec / scale
-    near = np.flatnonzero(
-        ((predicted > seen.min(axis=0) - margin) & (predicted < seen.max(axis=0) + margin)).all(axis=1)
-    )
+    near = _over_image(predicted, seen, margin)
     if not len(near):
         raise _failure("no reference star falls on the image", 0, 0.0, det, near)
     predicted, ref_mag = predicted[near], sky.mag[near]
@@ -163,11 +160,12 @@ def rematch(
     i_det, i_ref : ndarray, shape (n,), int64
     """
     params = params or MatchParams()
-    i_det, det = _usable(detections, "detections", params.n_most)
-    i_ref, sky = _usable(reference, "reference stars", 4 * params.n_most)
+    (i_det, det), (i_ref, sky) = _prepared(detections, reference, wcs, params)
     scale = float(wcs.pixel_scale_arcsec(*wcs.crpix))
-    targets = np.stack(wcs.sky_to_pixel(sky.ra, sky.dec), axis=1)
-    i, j, distance = mutual_nearest(np.stack([det.x, det.y], axis=1), targets, params.tolerance_pix)
+    seen, targets = np.stack([det.x, det.y], axis=1), np.stack(wcs.sky_to_pixel(sky.ra, sky.dec), axis=1)
+    near = _over_image(targets, seen, params.tolerance_pix)
+    i, j, distance = mutual_nearest(seen, targets[near], params.tolerance_pix)
+    j = near[j]
     variance = det.sigma_pix[i] ** 2 + (sky.sigma_arcsec[j] ** 2 + systematic_arcsec**2) / scale**2
     kept = distance <= params.n_sigma * np.sqrt(variance)
     return i_det[i[kept]], i_ref[j[kept]]
@@ -216,18 +214,46 @@ def _tree(points):
     return cKDTree(points, balanced_tree=False, compact_nodes=False)
 
 
-def _usable(stars, what: str, n_most: int):
-    """Indices and rows of the brightest with finite columns, in the order given; a missing magnitude is faintest."""
+def _within_reach(reference, det, wcs, params):
+    """Reference stars no farther from the image's centre than its corners and the pointing error."""
+    x, y = (np.array([column.min(), column.max()]) for column in (det.x, det.y))
+    centre = wcs.pixel_to_sky(x.mean(), y.mean())
+    corners = separation_deg(*wcs.pixel_to_sky(x[[0, 1, 1, 0]], y[[0, 0, 1, 1]]), *centre)
+    reach = 1.01 * corners.max() + 1.5 * params.pointing_error_arcsec / 3600.0
+    return separation_deg(reference.ra, reference.dec, *centre) <= reach
+
+
+def _columns(stars, what: str):
+    """The same with float64 columns of one length; a missing magnitude is faintest."""
     columns = [np.asarray(column, np.float64) for column in stars]
     if len({column.shape for column in columns}) != 1 or columns[0].ndim != 1:
         raise BadInput(f"{what}: columns of different lengths {[column.shape for column in columns]}")
     columns[2] = np.where(np.isnan(columns[2]), np.inf, columns[2])
-    good = np.flatnonzero(np.isfinite(columns[0]) & np.isfinite(columns[1]) & np.isfinite(columns[3]))
+    return type(stars)(*columns)
+
+
+def _brightest_usable(stars, what: str, n_most: int, wanted=True):
+    """Indices and rows of the brightest that are wanted and have finite columns, in the order given."""
+    good = np.flatnonzero(np.isfinite(stars[0]) & np.isfinite(stars[1]) & np.isfinite(stars[3]) & wanted)
     if not len(good):
-        raise BadInput(f"no usable {what}: {len(columns[0])} given")
+        raise BadInput(f"no usable {what}: {len(stars[0])} given")
     if len(good) > n_most:
-        good = np.sort(good[np.argsort(columns[2][good], kind="stable")[:n_most]])
-    return good, type(stars)(*(column[good] for column in columns))
+        good = np.sort(good[np.argsort(stars[2][good], kind="stable")[:n_most]])
+    return good, type(stars)(*(column[good] for column in stars))
+
+
+def _prepared(detections, reference, wcs, params):
+    """(indices, rows) of the detections and of the reference stars that can take part."""
+    i_det, det = _brightest_usable(_columns(detections, "detections"), "detections", params.n_most)
+    sky = _columns(reference, "reference stars")
+    wanted = _within_reach(sky, det, wcs, params)
+    return (i_det, det), _brightest_usable(sky, "reference stars near the image", 4 * params.n_most, wanted)
+
+
+def _over_image(predicted, seen, margin):
+    """Indices of the predicted positions among the detections or within a margin of them; NaN is nowhere."""
+    low, high = seen.min(axis=0) - margin, seen.max(axis=0) + margin
+    return np.flatnonzero(((predicted > low) & (predicted < high)).all(axis=1))
 
 
 def _failure(message, n_matches, significance, det, near):

@@ -1,8 +1,8 @@
 """The TPV world-coordinate system: a gnomonic projection with polynomial distortion.
 
 Intermediate coordinates ``(xi, eta) = CD (p - CRPIX)`` pass through the PV polynomials and the gnomonic
-projection about CRVAL. Term order and defaults follow the FITS registry of the TPV convention
-(https://fits.gsfc.nasa.gov/registry/tpvwcs.html; Shupe et al. 2012): terms 3, 11, 23, 39 are odd powers of the radius, and axis 2
+projection about CRVAL. Term order and defaults follow the FITS registry of the TPV convention (Shupe et al. 2012;
+https://fits.gsfc.nasa.gov/registry/tpvwcs.html): terms 3, 11, 23, 39 are odd powers of the radius, and axis 2
 counts its powers with the two coordinates exchanged.
 """
 
@@ -13,7 +13,7 @@ from functools import cached_property
 import numpy as np
 
 from zsds_hpc.astrometry.sphere import deproject, project
-from zsds_hpc.core.errors import AlgorithmFailure, BadInput
+from zsds_hpc.core.errors import BadInput
 
 N_TERMS = 40
 MAX_DEGREE = 7
@@ -87,12 +87,8 @@ class TPV:
         Returns
         -------
         x, y : ndarray, float64
-            0-based pixels, to better than 1e-6; NaN beyond 90 deg from the tangent point.
-
-        Raises
-        ------
-        AlgorithmFailure
-            The iteration does not settle: the polynomial folds over at some of the positions.
+            0-based pixels, to better than 1e-6; NaN where there is none: 90 deg or more from the tangent point, or
+            where the polynomial folds over and the iteration does not settle.
         """
         return _by_chunks(self._to_pixel, ra, dec)
 
@@ -213,10 +209,10 @@ class TPV:
             det = j11 * j22 - j12 * j21
             step_a, step_b = (j22 * f1 - j12 * f2) / det, (j11 * f2 - j21 * f1) / det
             a, b = a - step_a, b - step_b
-            if not ((np.abs(step_a) > tolerance) | (np.abs(step_b) > tolerance)).any():
+            lost = (np.abs(step_a) > tolerance) | (np.abs(step_b) > tolerance)
+            if not lost.any():
                 break
-        else:
-            raise AlgorithmFailure("the TPV polynomial cannot be inverted: it folds over", n_points=int(np.size(ra)))
+        a = np.where(lost, np.nan, a)
         x = inverse[0, 0] * a + inverse[0, 1] * b + self.crpix[0]
         return x, inverse[1, 0] * a + inverse[1, 1] * b + self.crpix[1]
 
