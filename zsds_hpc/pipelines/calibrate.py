@@ -150,15 +150,13 @@ def read_calibration(inputs: Inputs, camera: Camera) -> Calibration:
     return Calibration(read["bias"], read["flat"], read["lowv_flat"], read["cmask"])
 
 
-def read_references(
-    inputs: Inputs, raw: rawfiles.RawChannel, camera: Camera, params: CalibrateParams
-) -> References:
+def read_references(inputs: Inputs, raw: rawfiles.RawChannel, camera: Camera, params: CalibrateParams) -> References:
     """Reference stars around the commanded pointing, Gaia moved to the epoch of the exposure."""
     exposure = raw.exposure
     if np.isnan(exposure.ra_deg + exposure.dec_deg):
         raise BadInput(f"{raw.name}: no pointing in the header ({camera.header.get('ra_deg')})")
     wcs = initial_wcs(geometry_of(raw.channel, camera), exposure.ra_deg, exposure.dec_deg)
-    about = footprint(wcs, camera.n_x, camera.n_y, params.match.pointing_error_arcsec)
+    about = footprint(wcs, camera.n_x, camera.n_y, params.astrometry.match.pointing_error_arcsec)
     cone = (about.ra_deg, about.dec_deg, about.radius_deg)
     gaia = RefCat.open(inputs.gaia, "gaia").cone(*cone, exposure.epoch_yr) if inputs.gaia else None
     ps1 = RefCat.open(inputs.ps1, "ps1").cone(*cone) if inputs.ps1 else None

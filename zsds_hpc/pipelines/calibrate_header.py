@@ -127,6 +127,7 @@ def _quality_cards(result: Calibrated, params: CalibrateParams) -> list[Card]:
         ("BACKGND", m["background_dn"], "Median background level [DN]"),
         ("BACKRMS", m["noise_dn"], "Robust pixel noise [DN]"),
         ("ASTROMN", m.get("n_astrometric", 0), "Stars in the astrometric solution"),
+        ("ASTCHI2", m.get("astrometric_chi2"), "Reduced chi-square of the astrometric solution"),
         ("ASTRRMS1", _degrees(m.get("astrometric_rms_xi_arcsec")), "Astrom. dispersion RMS along RA [deg]"),
         ("ASTRRMS2", _degrees(m.get("astrometric_rms_eta_arcsec")), "Astrom. dispersion RMS along Dec [deg]"),
         ("INFOBITS", m["infobits"], "Sum of 2^bit over the BITnn that apply"),

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from zsds_hpc.archive.rawfiles import RawChannel
+from zsds_hpc.astrometry.channel import AstrometryParams, calibrate_astrometry
 from zsds_hpc.astrometry.match import Detections as Found
-from zsds_hpc.astrometry.match import MatchParams, Reference, match_catalogue, mutual_nearest
-from zsds_hpc.astrometry.solve import SolveParams, Stars, fit_tpv
+from zsds_hpc.astrometry.match import Reference, mutual_nearest
 from zsds_hpc.astrometry.tpv import TPV
 from zsds_hpc.core import ids, maskbits
 from zsds_hpc.core.errors import AlgorithmFailure
@@ -20,6 +20,7 @@ from zsds_hpc.detector.crosstalk import CrosstalkParams, subtract_crosstalk_inpl
 from zsds_hpc.detector.detrend import DetrendInputs, detrend
 from zsds_hpc.detector.overscan import OverscanParams, floating_bias
 from zsds_hpc.detector.saturation import SaturationParams, saturation_mask
+from zsds_hpc.detector.tracks import TrackParams, find_tracks
 from zsds_hpc.parallel.timers import Timers
 from zsds_hpc.photometry import aperture
 from zsds_hpc.photometry.aperture import MeasureParams
@@ -50,11 +51,11 @@ class CalibrateParams(Params):
     saturation: SaturationParams = param(SaturationParams(), "Saturation and bleeding.")
     crosstalk: CrosstalkParams = param(CrosstalkParams(), "Cross-talk from the CCD's other channels.")
     cosmicrays: CosmicRayParams = param(CosmicRayParams(), "Radiation hits.")
+    tracks: TrackParams = param(TrackParams(), "Satellite and aircraft trails.")
     background: BackgroundParams = param(BackgroundParams(), "Background.")
     detect: DetectParams = param(DetectParams(), "Detection.")
     measure: MeasureParams = param(MeasureParams(), "Aperture catalogue.")
-    match: MatchParams = param(MatchParams(), "Match to Gaia.")
-    solve: SolveParams = param(SolveParams(), "TPV fit.")
+    astrometry: AstrometryParams = param(AstrometryParams(), "Match to Gaia, TPV fit, checks.")
     zeropoint: ZeroPointParams = param(ZeroPointParams(), "Zero point and colour term.")
     growth: ApertureCorrectionParams = param(ApertureCorrectionParams(), "Curve of growth.")
     qa: QaParams = param(QaParams(), "Thresholds of the INFOBITS.")
@@ -245,7 +246,10 @@ def _subtract_crosstalk(
 
 
 def _mask_artifacts(bench: _Bench, pix: np.ndarray, mask: np.ndarray) -> None:
-    """Radiation hits and tracks, into the mask."""
+    """Trails and radiation hits, into the mask."""
+    trails = find_tracks(pix, mask, bench.params.tracks)
+    mask[trails.mask] |= maskbits.TRACK
+    bench.note("trails:", n_tracks=len(trails.segments), track_fraction=float(trails.mask.mean()))
     hits = find_cosmic_rays(pix, mask, bench.detector, bench.params.cosmicrays)
     mask[hits.mask] |= maskbits.SPIKE
     bench.note("radiation hits:", n_cosmicrays=int(hits.n_clumps), cosmicray_pixels=int(hits.n_pixels))
@@ -291,22 +295,9 @@ def _astrometry(bench: _Bench, catalogue: np.ndarray, references: References, se
     found = Found(x[clean], y[clean], catalogue["MAG_AUTO"][clean].astype(float), sigma[clean].astype(float))
     gaia_error = np.hypot(gaia["ra_err"], gaia["dec_err"]) / np.sqrt(2.0) / 1000.0
     reference = Reference(gaia["ra"], gaia["dec"], gaia["mag"].astype(float), gaia_error.astype(float))
-    match = match_catalogue(found, reference, references.wcs, params.match)
-    i, j = match.i_det, match.i_ref
-    scale = setting.camera.pixel_scale_arcsec
-    stars = Stars(
-        found.x[i], found.y[i], gaia["ra"][j], gaia["dec"][j], np.hypot(found.sigma_pix[i] * scale, gaia_error[j])
-    )
-    solve = params.solve.model_copy(update={"half_size_pix": max(setting.camera.shape) / 2.0})
-    solution = fit_tpv(stars, match.wcs, solve)
-    bench.note(
-        "astrometry:", n_astrometric=solution.n_used, astrometric_rms_arcsec=float(max(solution.rms_arcsec)),
-        astrometric_rms_xi_arcsec=float(solution.rms_arcsec[0]),
-        astrometric_rms_eta_arcsec=float(solution.rms_arcsec[1]),
-        astrometric_chi2=solution.chi2 / solution.dof, pointing_error_arcsec=float(np.hypot(*match.offset_arcsec)),
-        rotation_deg=match.rotation_deg, match_significance=float(match.peak_significance),
-    )  # fmt: skip
-    return solution.wcs
+    result = calibrate_astrometry(found, reference, references.wcs, setting.camera.shape, params.astrometry)
+    bench.note("astrometry:", **result.metrics)
+    return result.wcs
 
 
 def _photometry(

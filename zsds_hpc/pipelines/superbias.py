@@ -14,6 +14,7 @@ from zsds_hpc.detector.superbias import (
     Superbias,
     SuperbiasParams,
     combine_superbias,
+    hot_pixels,
     noisy_pixels,
     superbias_metrics,
 )
@@ -86,6 +87,7 @@ def _write(
     stack: ensemble.Stack, result: Superbias, place: Callable[[str], Path], params: SuperbiasSettings
 ) -> dict[str, Any]:
     noisy = noisy_pixels(result.std, params.superbias)
+    noisy |= hot_pixels(result.pix, params.superbias)
     metrics = {
         "n_frames": len(stack.names),
         "n_rejected": len(stack.rejected),
