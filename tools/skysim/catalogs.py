@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tools.skysim import optics, sky
 from tools.skysim.camera import Camera
-from tools.skysim.scene import CCD_RADIUS_DEG, ccd_center
+from tools.skysim.scene import ccd_center, ccd_radius_deg
 from tools.skysim.survey import Simulation
 
 Array = NDArray[np.float64]
@@ -28,7 +28,7 @@ def simulated_tiles(simulation: Simulation, camera: Camera) -> list[tuple[int, i
         for ccdid in simulation.ccdids:
             xi, eta = (np.asarray(c) for c in ccd_center(camera, ccdid))
             ra, dec = optics.gnomonic_inverse(xi, eta, entry["ra_deg"], entry["dec_deg"])
-            tiles |= set(sky.tiles_around(float(ra), float(dec), CCD_RADIUS_DEG))
+            tiles |= set(sky.tiles_around(float(ra), float(dec), ccd_radius_deg(camera)))
     return sorted(tiles)
 
 

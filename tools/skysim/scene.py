@@ -15,7 +15,8 @@ Array = NDArray[np.float64]
 Image = NDArray[np.float32]
 
 MARGIN_PIX = 140.0
-CCD_RADIUS_DEG = 1.35
+#: Around a CCD: pointing error, and light that reaches in from outside.
+CCD_MARGIN_DEG = 0.127
 
 _COMMON = [("id", "i8"), ("ra", "f8"), ("dec", "f8"), ("x", "f8"), ("y", "f8"), ("mag", "f8"), ("color", "f8"),
            ("flux_dn", "f8"), ("smooth_response", "f4")]  # fmt: skip
@@ -82,17 +83,22 @@ class Scene(NamedTuple):
 
 
 @lru_cache(maxsize=4)
-def _objects(simulation: Simulation, field: int, xi: float, eta: float) -> sky.Tile:
+def _objects(simulation: Simulation, field: int, xi: float, eta: float, radius_deg: float) -> sky.Tile:
     """Objects about one CCD of a field; kept for the next exposure."""
     entry = simulation.fields[field]
     ra, dec = optics.gnomonic_inverse(np.asarray(xi), np.asarray(eta), entry["ra_deg"], entry["dec_deg"])
-    return sky.objects_around(simulation.sky, float(ra), float(dec), CCD_RADIUS_DEG)
+    return sky.objects_around(simulation.sky, float(ra), float(dec), radius_deg)
 
 
 def ccd_center(camera: Camera, ccdid: int) -> tuple[float, float]:
     """Tangent-plane position of a CCD's centre (deg)."""
     channels = camera.of_ccd(ccdid)
     return float(np.mean([c.xi_deg for c in channels])), float(np.mean([c.eta_deg for c in channels]))
+
+
+def ccd_radius_deg(camera: Camera) -> float:
+    """From a CCD's centre to its corner, and a margin (deg)."""
+    return float(np.hypot(camera.n_x, camera.n_y)) * camera.pixel_scale_arcsec / 3600.0 + CCD_MARGIN_DEG
 
 
 def make_view(simulation: Simulation, camera: Camera, exposure: Exposure, channel: Channel) -> View:
@@ -272,7 +278,7 @@ def _add_movers(image: Image, view: View, table: NDArray) -> None:
 def make_scene(simulation: Simulation, view: View) -> Scene:
     """Everything in one channel."""
     camera, e = view.camera, view.exposure
-    objects = _objects(simulation, e.field, *ccd_center(camera, view.channel.ccdid))
+    objects = _objects(simulation, e.field, *ccd_center(camera, view.channel.ccdid), ccd_radius_deg(camera))
     image = np.zeros((camera.n_y, camera.n_x), np.float32)
     stars, transients = _star_table(view, objects.stars), _transient_table(view, objects.transients)
     galaxies, entries = _galaxy_table(view, objects.galaxies)

@@ -435,7 +435,7 @@ def test_catalogues_have_realistic_errors_and_gaps(made, plan):
     entry = simulation.fields[655]
     xi, eta = scene.ccd_center(CAMERA, CCDID)
     ra, dec = optics.gnomonic_inverse(np.asarray(xi), np.asarray(eta), entry["ra_deg"], entry["dec_deg"])
-    stars = sky.objects_around(simulation.sky, float(ra), float(dec), scene.CCD_RADIUS_DEG).stars
+    stars = sky.objects_around(simulation.sky, float(ra), float(dec), scene.ccd_radius_deg(CAMERA)).stars
     order = np.argsort(stars["id"])
     where = order[np.searchsorted(stars["id"][order], gaia_columns["source_id"])]
     assert np.array_equal(stars["id"][where], gaia_columns["source_id"])
