@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 
 import numpy as np
-from astropy.io import fits
 from numpy.polynomial import chebyshev
 from numpy.typing import NDArray
 
 from tools.scorecard.card import Metric, at_least, at_most, reported
-from tools.scorecard.products import Run, read_image
-from tools.skysim.truth import Truth
+from tools.scorecard.products import NightTruth, Run, read_image
 
 LOW, HIGH, NOISY, DEAD = 4, 8, 16, 512
 BLOCK_PIX = 64
@@ -55,16 +53,16 @@ def robust_rms(values: NDArray) -> float:
     return 1.4826 * float(np.median(np.abs(sample - np.median(sample)))) if sample.size else np.nan
 
 
-def bias_residual(product: NDArray, truth: Truth, rcid: int) -> NDArray:
+def bias_residual(product: NDArray, truth: NightTruth, rcid: int) -> NDArray:
     """Super-bias less truth and a constant, bad pixels NaN."""
     residual = product - truth.map(rcid, "bias_dn")
     residual[truth.map(rcid, "mask") != 0] = np.nan
     return residual - np.nanmedian(residual[::4, ::4])
 
 
-def bias_noise_dn(truth: Truth, rcid: int, n_frames: int) -> float:
+def bias_noise_dn(truth: NightTruth, rcid: int, n_frames: int) -> float:
     """Noise of the mean of N bias frames: read noise and rounding to whole DN."""
-    gain, read_noise = truth.channel_electronics(rcid)
+    gain, read_noise = truth.electronics(rcid)
     return float(np.sqrt(((read_noise / gain) ** 2 + 1.0 / 12.0) / n_frames))
 
 
@@ -88,28 +86,32 @@ def block_medians(image: NDArray) -> NDArray:
 
 
 def low_order_surface(image: NDArray, degree: int = SURFACE_DEGREE) -> NDArray[np.float32]:
-    """Chebyshev surface of a total degree through the block medians."""
+    """Chebyshev surface of a total degree through the block medians, dust specks clipped."""
     medians = block_medians(image)
     axes = [(np.arange(n) + 0.5) * BLOCK_PIX - 0.5 for n in medians.shape]
     inside = [chebyshev.chebvander(2.0 * a / (n - 1) - 1.0, degree) for a, n in zip(axes, image.shape)]
     kept = [(i, j) for i in range(degree + 1) for j in range(degree + 1 - i)]
     design = np.stack([np.outer(inside[0][:, i], inside[1][:, j]).ravel() for i, j in kept], axis=1)
-    solution = np.linalg.lstsq(design, medians.ravel(), rcond=None)[0]
+    values, good = medians.ravel(), np.ones(medians.size, bool)
+    for _ in range(6):
+        solution = np.linalg.lstsq(design[good], values[good], rcond=None)[0]
+        residual = values - design @ solution
+        good = np.abs(residual) < 4.0 * max(robust_rms(residual[good]), 1e-6)
     coefficients = np.zeros((degree + 1, degree + 1))
     coefficients[tuple(np.array(kept).T)] = solution
     whole = [chebyshev.chebvander(np.linspace(-1.0, 1.0, n), degree) for n in image.shape]
     return (whole[0] @ coefficients @ whole[1].T).astype(np.float32)
 
 
-def true_flat(truth: Truth, rcid: int, filtercode: str) -> NDArray[np.float32]:
+def true_flat(truth: NightTruth, rcid: int, filtercode: str) -> NDArray[np.float32]:
     """Response of the pixels with dust, divided by its own low-order surface as the product is."""
     response = truth.highfreq_flat(rcid, filtercode)
     return response / low_order_surface(response)
 
 
-def flat_noise(truth: Truth, rcid: int, filtercode: str, levels_dn: NDArray) -> NDArray[np.float32]:
+def flat_noise(truth: NightTruth, rcid: int, filtercode: str, levels_dn: NDArray) -> NDArray[np.float32]:
     """Relative noise of the mean of flats of these levels: photons, read noise, rounding; (ny, nx)."""
-    gain, read_noise = truth.channel_electronics(rcid)
+    gain, read_noise = truth.electronics(rcid)
     lamp = truth.map(rcid, "vignetting") * truth.map(rcid, f"lamp_{filtercode}")
     # With s the illumination: variance of a frame / level^2 = 1/(g L s) + (r^2/g^2 + 1/12)/(L s)^2.
     photons = np.float32(np.mean(1.0 / levels_dn) / gain)
@@ -117,13 +119,13 @@ def flat_noise(truth: Truth, rcid: int, filtercode: str, levels_dn: NDArray) -> 
     return np.sqrt((photons + electronics / lamp) / lamp / np.float32(levels_dn.size))
 
 
-def levels_of(truth: Truth, filtercode: str) -> NDArray[np.float64]:
+def levels_of(truth: NightTruth, filtercode: str) -> NDArray[np.float64]:
     """Levels (DN) of the night's dome flats in a filter."""
     found = [truth.exposure(name) for name in truth.exposures("flat")]
     return np.array([e["level_dn"] for e in found if e["filtercode"] == filtercode])
 
 
-def flat_residual(product: NDArray, truth: Truth, rcid: int, filtercode: str) -> NDArray:
+def flat_residual(product: NDArray, truth: NightTruth, rcid: int, filtercode: str) -> NDArray:
     """Flat less truth; bad pixels NaN."""
     residual = product - true_flat(truth, rcid, filtercode)
     residual[truth.map(rcid, "mask") != 0] = np.nan

@@ -21,6 +21,26 @@ from zsds_hpc.core.names import RawName, parse_raw_name
 PIPELINES = ("ingest", "superbias", "highv_flat", "calibrate")
 
 
+class NightTruth(Truth):
+    """Truth of a night, with the electronics of its channels; the maps of the last channel are kept."""
+
+    _maps: tuple[int, dict[str, NDArray]] = (-1, {})
+
+    def map(self, rcid: int, name: str) -> NDArray:
+        """A detector map, (ny, nx); not to be changed."""
+        if self._maps[0] != rcid:
+            self._maps = (rcid, {})
+        kept = self._maps[1]
+        if name not in kept:
+            kept[name] = super().map(rcid, name)
+        return kept[name]
+
+    def electronics(self, rcid: int) -> tuple[float, float]:
+        """Gain (e/DN) and read noise (e)."""
+        attributes = self._file[f"detector/{rcid}"].attrs
+        return float(attributes["gain_e"]), float(attributes["read_noise_e"])
+
+
 class Run:
     """A run directory: ``sky/`` from the simulator and ``archive/`` from the suite.
 
@@ -44,9 +64,9 @@ class Run:
             raise UsageError(f"{self.archive}: nothing has been processed; `make night RUN={path}` does it")
 
     @cached_property
-    def truths(self) -> dict[str, Truth]:
+    def truths(self) -> dict[str, NightTruth]:
         """Truth of each night."""
-        return {night: Truth(self.sky / "truth" / f"truth_{night}.h5") for night in self.nights}
+        return {night: NightTruth(self.sky / "truth" / f"truth_{night}.h5") for night in self.nights}
 
     def records(self, pipeline: str) -> list[Record]:
         """Sealed records of a pipeline, all nights, by name."""
@@ -77,7 +97,7 @@ class Science:
     """One channel of one science exposure: its products and its truth; files are read when asked for."""
 
     run: Run
-    truth: Truth
+    truth: NightTruth
     night: str
     exposure: str
     rcid: int
@@ -139,10 +159,15 @@ class Science:
     @cached_property
     def gain_and_noise_e(self) -> tuple[float, float]:
         """Gain (e/DN) and read noise (e) of the channel."""
-        return self.truth.channel_electronics(self.rcid)
+        return self.truth.electronics(self.rcid)
 
     def table(self, name: str) -> NDArray:
         """A table of the truth."""
         if name not in self._tables:
             self._tables[name] = self.truth.table(self.exposure, self.rcid, name)
         return self._tables[name]
+
+    def forget_pixels(self) -> None:
+        """Let go of the images."""
+        for name in ("pix", "mask"):
+            self.__dict__.pop(name, None)
