@@ -67,7 +67,7 @@ def fit_profile(
     table : ndarray, shape (phases, phases, 4, n_pixels), float32
         Profile planes on a square window at tabulated phases from -0.5 to 0.5.
     settings : ndarray, float64
-        Gain in e/DN, relative error of the profile, bad mask bits, iterations, largest move in px.
+        Gain in e/DN, error of the profile relative to its peak, bad mask bits, iterations, largest move in px.
     result : ndarray, shape (n, 8), float64
         Receives flux, var(flux), var(x), var(y), cov(x, y), chi2 per degree of freedom, spread,
         var(spread); flux NaN where the fit failed: the position is then left at its start.
@@ -80,8 +80,8 @@ def fit_profile(
 
 cdef void fit_one(
     const float[:, ::1] pix, const float[:, ::1] rms, const int16_t[:, ::1] mask,
-    const int32_t[:, ::1] labels, int32_t own, double* position, const float[:, :, :, ::1] table, const double[::1] settings,
-    double* result,
+    const int32_t[:, ::1] labels, int32_t own, double* position, const float[:, :, :, ::1] table,
+    const double[::1] settings, double* result,
 ) noexcept nogil:
     cdef int n = table.shape[3], side = <int>(sqrt(n) + 0.5), half = side // 2, i, n_used = 0
     cdef float[MAX_PIXELS * N_PLANES] model
@@ -123,7 +123,8 @@ cdef void fit_one(
 
 cdef inline int cut_out(
     const float[:, ::1] pix, const float[:, ::1] rms, const int16_t[:, ::1] mask,
-    const int32_t[:, ::1] labels, int32_t own, Py_ssize_t ix, Py_ssize_t iy, int half, int bad_bits, float* data, float* variance,
+    const int32_t[:, ::1] labels, int32_t own, Py_ssize_t ix, Py_ssize_t iy, int half, int bad_bits,
+    float* data, float* variance,
 ) noexcept nogil:
     """Copy the window; unusable pixels get variance -1. Returns the number of usable pixels."""
     cdef Py_ssize_t ny = pix.shape[0], nx = pix.shape[1], x, y
@@ -153,11 +154,19 @@ cdef inline double linear_flux(
     return top / bottom if bottom > 0 else 0
 
 
-cdef inline double weight_of(float variance, double model, double gain, double profile_error) noexcept nogil:
+cdef inline double misfit_of(int n, const float* model, double flux, double profile_error) noexcept nogil:
+    """Variance for the error of the profile: the same in all pixels, so that the core and not the wings decides."""
+    cdef int k
+    cdef double highest = 0
+    for k in range(n):
+        highest = max(highest, <double>model[k])
+    return (profile_error * flux * highest) ** 2
+
+
+cdef inline double weight_of(float variance, double model, double gain, double misfit) noexcept nogil:
     if variance < 0:
         return 0
-    cdef double signal = max(model, 0.0)
-    return 1 / (variance + signal / gain + (profile_error * signal) ** 2)
+    return 1 / (variance + max(model, 0.0) / gain + misfit)
 
 
 cdef inline void normal_equations(
@@ -166,12 +175,12 @@ cdef inline void normal_equations(
 ) noexcept nogil:
     """Sums of the normal matrix (6), the right-hand side (3) and chi2 in `s`."""
     cdef int k
-    cdef double w, p, gx, gy, r
+    cdef double w, p, gx, gy, r, misfit = misfit_of(n, model, flux, profile_error)
     for k in range(10):
         s[k] = 0
     for k in range(n):
         p, gx, gy = model[k], flux * model[n + k], flux * model[2 * n + k]
-        w = weight_of(variance[k], flux * p, gain, profile_error)
+        w = weight_of(variance[k], flux * p, gain, misfit)
         r = data[k] - flux * p
         s[0] += w * p * p
         s[1] += w * p * gx
@@ -204,10 +213,10 @@ cdef inline void spread(
 ) noexcept nogil:
     """How much better a slightly extended profile fits (Desai et al. 2012, eq. 1), and its variance."""
     cdef int k
-    cdef double w, p, g, pd = 0, gd = 0, pp = 0, gp = 0, gg = 0
+    cdef double w, p, g, pd = 0, gd = 0, pp = 0, gp = 0, gg = 0, misfit = misfit_of(n, model, flux, profile_error)
     for k in range(n):
         p, g = model[k], model[k] + model[3 * n + k]
-        w = weight_of(variance[k], flux * p, gain, profile_error)
+        w = weight_of(variance[k], flux * p, gain, misfit)
         pd += w * p * data[k]
         gd += w * g * data[k]
         pp += w * p * p

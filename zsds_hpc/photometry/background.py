@@ -18,6 +18,7 @@ _HALF_RANGE_SIGMA = 6.0
 _N_BINS = 128
 _LOW_CUT, _HIGH_CUT = -3.0, 1.0
 _N_ITERATIONS = 12
+_PAD = 2  # meshes
 
 
 class BackgroundParams(Params):
@@ -84,12 +85,13 @@ def estimate_background(pix: np.ndarray, mask: np.ndarray, params: BackgroundPar
     good = counts.sum(axis=2) >= np.maximum(params.min_good_fraction * area, 8)
     if not good.any():
         raise AlgorithmFailure("background: no mesh has enough good pixels", n_good_pixels=int(counts.sum()))
-    level, rms = (_smooth_mesh(_fill(m, good), params.filter_size) for m in (level, rms))
+    level, rms = (_control_points(_fill(m, good), params.filter_size) for m in (level, rms))
+    middle = slice(_PAD, -_PAD)
     return Background(
         _surface(level, pix.shape),
         _surface(rms, pix.shape),
-        float(np.median(level)),
-        float(np.median(rms)),
+        float(np.median(level[middle, middle])),
+        float(np.median(rms[middle, middle])),
         float(1 - good.mean()),
     )
 
@@ -158,24 +160,29 @@ def _fill(mesh, good):
     return mesh[tuple(nearest)]
 
 
-def _smooth_mesh(mesh, size):
-    return ndimage.median_filter(mesh, size, mode="nearest")
+def _control_points(mesh, size):
+    """Median-filtered mesh with a border of `_PAD`: what is left of a plane is filtered and continued as it is."""
+    y, x = (np.arange(-_PAD, n + _PAD, dtype=float) for n in mesh.shape)
+    plane = np.stack([np.ones((y.size, x.size)), *np.broadcast_arrays(y[:, None], x)], axis=2)
+    inner = plane[_PAD:-_PAD, _PAD:-_PAD].reshape(-1, 3)
+    trend = plane @ np.linalg.lstsq(inner, mesh.ravel(), rcond=None)[0]
+    rest = ndimage.median_filter(mesh - trend[_PAD:-_PAD, _PAD:-_PAD], size, mode="nearest")
+    return trend + np.pad(rest, _PAD, mode="edge")
 
 
-def _surface(mesh, shape):
-    """Cubic B-spline surface, float32, with the mesh values as control points, padded by point reflection."""
-    padded = np.pad(mesh, 2, mode="reflect", reflect_type="odd")
-    along_y, along_x = (_spline_weights(n, m) for n, m in zip(shape, mesh.shape))
-    lines = np.ascontiguousarray((along_x @ padded.T).T.astype(np.float32))
+def _surface(control, shape):
+    """Cubic B-spline surface, float32, of control points that reach `_PAD` meshes beyond the image."""
+    along_y, along_x = (_spline_weights(n, m - 2 * _PAD) for n, m in zip(shape, control.shape))
+    lines = np.ascontiguousarray((along_x @ control.T).T.astype(np.float32))
     return along_y.astype(np.float32) @ lines
 
 
 def _spline_weights(n, n_mesh):
-    """Sparse (n, n_mesh + 4) matrix: cubic B-spline weights of the padded control points at each pixel."""
-    t = (np.arange(n) + 0.5) * n_mesh / n - 0.5 + 2
+    """Sparse (n, n_mesh + 2 _PAD) matrix: cubic B-spline weights of the padded control points at each pixel."""
+    t = (np.arange(n) + 0.5) * n_mesh / n - 0.5 + _PAD
     start = np.floor(t).astype(int) - 1
     u = t - start - 1
     weights = np.stack([(1 - u) ** 3, 3 * u**3 - 6 * u**2 + 4, -3 * u**3 + 3 * u**2 + 3 * u + 1, u**3], axis=1)
     columns = start[:, None] + np.arange(4)
     rows = np.broadcast_to(np.arange(n)[:, None], columns.shape)
-    return sparse.csr_array((weights.ravel() / 6, (rows.ravel(), columns.ravel())), shape=(n, n_mesh + 4))
+    return sparse.csr_array((weights.ravel() / 6, (rows.ravel(), columns.ravel())), shape=(n, n_mesh + 2 * _PAD))

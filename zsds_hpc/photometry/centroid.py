@@ -29,7 +29,7 @@ _RESULT_COLUMNS = ("flux", "var_flux", "var_x", "var_y", "cov_xy", "chi2_dof", "
 class CentroidParams(Params):
     """How positions are fitted."""
 
-    profile_error: float = param(0.03, "Error of the profile relative to the pixel's value.", ge=0.0, le=0.5)
+    profile_error: float = param(0.0, "Error of the profile relative to its peak.", ge=0.0, le=0.5)
     max_move_pix: float = param(1.5, "A fit that goes farther from the peak has failed.", unit="pix", ge=0.1, le=10.0)
     max_iterations: int = param(8, "Gauss-Newton steps at most.", ge=2, le=50)
     bad_bits: int = param(BAD_IN_STAR, "Pixels with any of these mask bits have no weight.", ge=0, le=32767)
@@ -44,7 +44,7 @@ def fit_positions(
 ) -> np.ndarray:
     """Fit flux and position of every source with one profile, pixels of other sources left out.
 
-    Weights follow from sky noise, photon noise and a relative error of the profile. `spread` is the point-
+    Weights follow from sky noise, photon noise and an error of the profile. `spread` is the point-
     source statistic SPREAD_MODEL of Desai et al. 2012, eq. 1: 0 for stars, positive for extended sources,
     negative for sources sharper than a star.
 
