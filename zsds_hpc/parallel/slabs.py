@@ -52,8 +52,8 @@ def to_slabs(comm: Any, frames: np.ndarray) -> np.ndarray:
     return slab
 
 
-def gather_rows(comm: Any, slab: np.ndarray, n_y: int) -> np.ndarray | None:
-    """Whole image on rank 0 of the group from the row slabs of all; None elsewhere.
+def gather_rows(comm: Any, slab: np.ndarray, n_y: int) -> np.ndarray:
+    """Whole image on rank 0 of the group from the row slabs of all; no rows elsewhere.
 
     Parameters
     ----------
@@ -65,8 +65,8 @@ def gather_rows(comm: Any, slab: np.ndarray, n_y: int) -> np.ndarray | None:
     n_x = slab.shape[1]
     counts = [(rows.stop - rows.start) * n_x for rows in shares(n_y, comm.size)]
     check_counts(counts)
-    whole = np.empty((n_y, n_x), slab.dtype) if comm.rank == 0 else None
-    comm.Gatherv(slab, [whole, counts] if whole is not None else None, root=0)
+    whole = np.empty((n_y if comm.rank == 0 else 0, n_x), slab.dtype)
+    comm.Gatherv(slab, [whole, counts] if comm.rank == 0 else None, root=0)
     return whole
 
 

@@ -113,11 +113,20 @@ def _unit(
 
 def run_unit(unit: Unit, work: Work, params: CalibrateParams) -> dict[str, Any]:
     """Calibrate one readout-channel image of the archive."""
-    at = {role: work.archive.path(unit.attrs[role]) if unit.attrs[role] else None for role in ROLES}
+
+    def at(role: str) -> Path | None:
+        return work.archive.path(unit.attrs[role]) if unit.attrs[role] else None
+
     refcats = Path(unit.attrs["refcats"])
-    siblings = tuple(work.archive.path(path) for path in unit.attrs["siblings"])
     inputs = Inputs(
-        work.archive.path(unit.attrs["image"]), gaia=refcats / "gaia", ps1=refcats / "ps1", siblings=siblings, **at
+        image=work.archive.path(unit.attrs["image"]),
+        bias=at("bias"),
+        flat=at("flat"),
+        lowv_flat=at("lowv_flat"),
+        cmask=at("cmask"),
+        gaia=refcats / "gaia",
+        ps1=refcats / "ps1",
+        siblings=tuple(work.archive.path(path) for path in unit.attrs["siblings"]),
     )
     name, qid = parse_raw_name(unit.attrs["rawname"]), ids.ccdid_qid_of(unit.attrs["rcid"])[1]
     return _calibrate(inputs, work, params, lambda suffix: paths.science(name, qid, suffix))

@@ -269,10 +269,12 @@ def _sources(bench: _Bench, pix: np.ndarray, mask: np.ndarray) -> tuple[Backgrou
     if not len(found):
         raise AlgorithmFailure("no source detected", background_dn=sky.global_level, noise_dn=sky.global_rms)
     found = aperture.with_profile(sub, sky.rms, mask, found, params.measure)
+    profile = found.profile
+    assert profile is not None  # with_profile sees to it
     bench.note(
         "sources:", n_sources=len(found), background_dn=sky.global_level, noise_dn=sky.global_rms,
-        seeing_pix=float(found.profile.observed_fwhm_pix), elongation=found.profile.elongation,
-        n_seeing_stars=found.profile.n_stars,
+        seeing_pix=float(profile.observed_fwhm_pix), elongation=profile.elongation,
+        n_seeing_stars=profile.n_stars,
     )  # fmt: skip
     return sky, sub, found
 
@@ -346,7 +348,7 @@ def _calibrators(
 def _depth(bench: _Bench, sky: Background, sources: Detections, growth: ApertureCorrections) -> None:
     """Limiting magnitude (5 sigma) of point sources."""
     magzp = bench.metrics.get("magzp")
-    if magzp is None:
+    if magzp is None or sources.profile is None:
         return
     area = point_source_area(sources.profile, growth)
     bench.note("depth:", maglim=limiting_magnitude(sky.global_rms, bench.detector.gain_e, area, magzp))

@@ -54,7 +54,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _cone(options: argparse.Namespace) -> int:
     rows = refcats.RefCat(options.store).cone(options.ra, options.dec, options.radius, options.epoch)
-    print(",".join(rows.dtype.names))
+    print(",".join(rows.dtype.names or ()))
     for row in rows:
         print(",".join(str(value) for value in row))
     return 0
