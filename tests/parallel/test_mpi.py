@@ -27,7 +27,8 @@ def test_checks(tmp_path, ranks):
 
 
 @pytest.mark.parametrize(
-    ("way", "where"), [("collective", 1), ("agree", 0), ("agree", 2), ("die", 1), ("work", 0), ("work", 2), ("result", 0)]
+    ("way", "where"),
+    [("collective", 1), ("agree", 0), ("agree", 2), ("die", 1), ("work", 0), ("work", 2), ("result", 0)],
 )
 def test_a_failing_rank_ends_the_job(way, where):
     start = time.time()
@@ -60,7 +61,7 @@ EXPECTED = {"a": "DONE", "b": "NO_WORK", "c": "UNPROCESSABLE", "d": "FAILED", "e
 @pytest.mark.parametrize("ensemble", [[], ["ensemble"]])
 def test_states_and_products_are_the_same_for_any_number_of_ranks(tmp_path, ensemble):
     found = []
-    for ranks in (1, 3, 5):
+    for ranks in (1, 3):
         units = {name: does for name, does in UNITS.items() if not (ensemble and does == "crash")}
         place = tmp_path / str(ranks)
         place.mkdir()
@@ -75,7 +76,7 @@ def test_states_and_products_are_the_same_for_any_number_of_ranks(tmp_path, ense
         assert not list(root.rglob("*.zsds-tmp"))
         (merged,) = root.glob("logs/*.log")
         assert "units planned" in merged.read_text()
-    assert found[0] == found[1] == found[2]
+    assert found[0] == found[1]
 
 
 def test_unforeseen_error_of_one_rank_of_a_group_ends_the_job(tmp_path):

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 from astropy.io import fits
-from astropy.io.fits.verify import VerifyError, VerifyWarning
+from astropy.io.fits.verify import VerifyError
+from astropy.utils.exceptions import AstropyUserWarning
 
 from zsds_hpc.archive import fitswalk
 from zsds_hpc.core.errors import BadInput
@@ -140,7 +141,7 @@ class FitsFile:
         lone = io.BytesIO(_EMPTY_PRIMARY + self.data[unit.start : unit.end])
         try:
             with warnings.catch_warnings(), fits.open(lone, memmap=False) as hdus:
-                warnings.simplefilter("error", VerifyWarning)
+                warnings.simplefilter("error", AstropyUserWarning)
                 return take(hdus[1].data)
         except Exception as error:
             reason = " ".join(str(error).split())
