@@ -164,7 +164,7 @@ def _record_scene(truth: ChannelTruth, scene: Scene, view: View, electrons: Imag
         table = truth.tables[name]
         table["smooth_response"] = detector.smooth_response(camera, channel, e.filtercode, table["x"], table["y"])
     truth.attributes |= {
-        "zero_point": view.zero_point, "color_coefficient": e.color_coefficient, "sky_dn": e.sky_dn * mean,
+        "zero_point": view.zero_point, "color_coefficient": e.color_coefficient, "sky_dn": view.sky_dn * mean,
         "zero_point_channel": view.zero_point + 2.5 * np.log10(mean), "psf_fwhm_pix": fwhm,
         "core_fwhm_pix": e.seeing_pix, "airmass": e.airmass, "cloud_mag": e.cloud_mag,
         "psf_fwhm_terms": view.psf.fwhm_terms, "psf_e1_terms": view.psf.e1_terms, "psf_e2_terms": view.psf.e2_terms,

@@ -190,13 +190,15 @@ def galaxy_components(galaxy: NDArray, fwhm_pix: float, pixel_scale_arcsec: floa
     return rows
 
 
-def add_galaxies(
-    image: Image, x: Array, y: Array, flux: Array, galaxies: NDArray, fwhm_pix: float, pixel_scale_arcsec: float
-) -> None:
-    """Add galaxies as mixtures of Gaussians already convolved with the PSF's mixture and the pixel."""
+def add_galaxies(image: Image, galaxies: NDArray, fwhm_pix: float, pixel_scale_arcsec: float) -> None:
+    """Add galaxies as mixtures of Gaussians already convolved with the PSF's mixture and the pixel.
+
+    ``galaxies`` has columns x, y, flux_dn, r_half_arcsec, axis_ratio, pa_deg and bulge.
+    """
+    x, y, flux = (galaxies[name] for name in ("x", "y", "flux_dn"))
     for k in range(x.size):
         rows = galaxy_components(galaxies[k], fwhm_pix, pixel_scale_arcsec)
-        # The stamp ends where the light is below EDGE_COUNTS, at most at four half-light radii plus the PSF.
+        # Wider for brighter galaxies, six half-light radii plus the PSF at most.
         r_half = float(galaxies["r_half_arcsec"][k]) / pixel_scale_arcsec
         radius = int(np.clip(3.0 * fwhm_pix + 1.5 * r_half * np.log10(10.0 + flux[k]), 8, 6.0 * r_half + 12))
         cx, cy = round(float(x[k])), round(float(y[k]))

@@ -57,6 +57,12 @@ class View:
         east, north = self.exposure.cloud_gradient
         return self.exposure.zero_point - east * self.channel.xi_deg - north * self.channel.eta_deg
 
+    @property
+    def sky_dn(self) -> float:
+        """Sky at the centre of the channel, DN/px above the camera."""
+        e = self.exposure
+        return e.sky_dn * (1.0 + e.sky_gradient[0] * self.channel.xi_deg + e.sky_gradient[1] * self.channel.eta_deg)
+
     def flux_dn(self, mag: Array, color: Array, x: Array, y: Array) -> Array:
         """DN above the camera of a source: mag = -2.5 log10(DN) + ZP + c * colour, through the cloud at its place."""
         east, north = self.exposure.cloud_gradient
@@ -146,13 +152,13 @@ def _star_table(view: View, stars: NDArray) -> NDArray:
     return table
 
 
-def _galaxy_table(view: View, galaxies: NDArray) -> tuple[NDArray, NDArray]:
-    """Galaxies near the channel, and their entries in the sky."""
+def _galaxy_table(view: View, galaxies: NDArray) -> NDArray:
+    """Galaxies near the channel."""
     own = galaxies[_near(view, galaxies["ra"], galaxies["dec"])]
     table = np.zeros(own.size, GALAXY_TRUTH)
     _fill(table, own, ("id", "r_half_arcsec", "axis_ratio", "pa_deg", "bulge"))
     _place(view, table, own["ra"], own["dec"], own[view.band], view.color_of(own["g"], own["r"], own["i"]))
-    return table, own
+    return table
 
 
 def _transient_table(view: View, transients: NDArray) -> NDArray:
@@ -281,13 +287,11 @@ def make_scene(simulation: Simulation, view: View) -> Scene:
     objects = _objects(simulation, e.field, *ccd_center(camera, view.channel.ccdid), ccd_radius_deg(camera))
     image = np.zeros((camera.n_y, camera.n_x), np.float32)
     stars, transients = _star_table(view, objects.stars), _transient_table(view, objects.transients)
-    galaxies, entries = _galaxy_table(view, objects.galaxies)
+    galaxies = _galaxy_table(view, objects.galaxies)
     moving = _mover_table(simulation, view)
     for table in (stars, transients):
         render.add_stars(image, table["x"], table["y"], table["flux_dn"], view.psf)
-    render.add_galaxies(
-        image, galaxies["x"], galaxies["y"], galaxies["flux_dn"], entries, e.seeing_pix, camera.pixel_scale_arcsec
-    )
+    render.add_galaxies(image, galaxies, e.seeing_pix, camera.pixel_scale_arcsec)
     _add_movers(image, view, moving)
     crossing = tracks.add_tracks(image, simulation, view.exposure, view.channel, camera, view.pointing)
     _add_reflections(image, view, stars)
