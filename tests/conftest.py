@@ -1,8 +1,26 @@
-"""Make `tests.helpers` importable however pytest is started."""
+"""Make `tests.helpers` importable however pytest is started; inputs that many tests share."""
 
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
+
+
+@pytest.fixture(scope="session")
+def small_night(tmp_path_factory):
+    """A small simulated night (`helpers.night.SmallNight`), made once for all workers."""
+    from tests.helpers import night
+
+    return night.small_night(night.shared_directory(tmp_path_factory))
+
+
+@pytest.fixture(scope="session")
+def finished_night(tmp_path_factory, small_night):
+    """Archive of the small night after an undisturbed serial run; not to be changed."""
+    from tests.helpers import night
+
+    return night.finished_night(night.shared_directory(tmp_path_factory), small_night)
