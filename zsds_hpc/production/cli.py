@@ -31,12 +31,13 @@ def build_parser() -> argparse.ArgumentParser:
         description="Data system of a wide-field time-domain survey.",
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    from zsds_hpc.production import alone, night, refcat
+    from zsds_hpc.production import alone, night, refcat, settings_table
 
     for name, text in _PIPELINE_HELP.items():
         alone.add_command(commands, name, text)
     night.add_command(commands)
     refcat.add_command(commands)
+    settings_table.add_command(commands)
     card = commands.add_parser("scorecard", help="compare a simulated run with its truth")
     card.add_argument("run", type=Path, help="directory of the run, such as runs/demo")
     card.add_argument("--json", action="store_true", help="print {metric: {value, target, ok}} only")
