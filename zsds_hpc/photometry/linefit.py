@@ -10,7 +10,6 @@ from zsds_hpc.core.errors import AlgorithmFailure
 _HUBER, _TUKEY = 1.345, 4.685
 _MAD_TO_SIGMA = 1.4826022185056018
 _N_HUBER, _N_ITERATIONS = 5, 50
-_N_BISECTIONS = 20
 
 
 @dataclass(frozen=True)
@@ -58,17 +57,18 @@ def fit_linear(design: np.ndarray, y: np.ndarray, err: np.ndarray) -> LinearFit:
     n, p = design.shape
     if n <= p:
         raise AlgorithmFailure("linear fit: too few points", n_points=n, n_parameters=p)
-    coefficients = np.zeros(p)
+    coefficients, scatter2 = np.zeros(p), 0.0
     coefficients[0] = np.median(y)
     for k in range(_N_ITERATIONS):
         residual = y - design @ coefficients
-        sigma = np.hypot(err, _intrinsic_scatter(residual, err))
+        scatter2, moved = _scatter_step(residual, err, scatter2)
+        sigma = np.sqrt(err**2 + scatter2)
         weight = _weights(residual / sigma, k < _N_HUBER) / sigma**2
         last, coefficients = coefficients, _solve(design, y, weight)
         change = design @ (coefficients - last)
-        if k > _N_HUBER and (weight * change**2).sum() < 1e-6:
+        if k > _N_HUBER and (weight * change**2).sum() < 1e-6 and moved < 1e-3:
             break
-    return _describe(design, y, err, coefficients)
+    return _describe(design, y, np.sqrt(err**2 + scatter2), coefficients, np.sqrt(scatter2))
 
 
 def _weights(u, huber):
@@ -85,27 +85,17 @@ def _solve(design, y, weight):
     return np.linalg.lstsq(scaled.T @ (weight[:, None] * scaled), scaled.T @ (weight * y), rcond=1e-12)[0] / scale
 
 
-def _intrinsic_scatter(residual, err):
-    """Scatter that makes the MAD of the standardised residuals that of a normal; bisection."""
-
-    def width(scatter):
-        return _MAD_TO_SIGMA * np.median(np.abs(residual) / np.hypot(err, scatter))
-
-    if width(0.0) <= 1:
-        return 0.0
-    low, high = 0.0, _MAD_TO_SIGMA * float(np.median(np.abs(residual))) + 1e-12
-    while width(high) > 1:
-        high *= 2
-    for _ in range(_N_BISECTIONS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if width(middle) > 1 else (low, middle)
-    return high
+def _scatter_step(residual, err, scatter2):
+    """Next intrinsic variance, towards standardised residuals with a MAD of 1 sigma, and its relative move."""
+    var = err**2 + scatter2
+    width2 = (_MAD_TO_SIGMA * np.median(np.abs(residual) / np.sqrt(var))) ** 2
+    typical = float(np.median(var))
+    new = max(scatter2 + (width2 - 1) * typical, 0.0)
+    return new, abs(new - scatter2) / typical
 
 
-def _describe(design, y, err, coefficients):
+def _describe(design, y, sigma, coefficients, scatter):
     residual = y - design @ coefficients
-    scatter = _intrinsic_scatter(residual, err)
-    sigma = np.hypot(err, scatter)
     u = residual / sigma
     inside = np.abs(u) < _TUKEY
     v = np.where(inside, (u / _TUKEY) ** 2, 1.0)

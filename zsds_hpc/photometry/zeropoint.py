@@ -16,6 +16,7 @@ from zsds_hpc.photometry.seeing import BAD_IN_STAR
 _MAG_PER_LN = 2.5 / np.log(10)
 _POINT_SPREAD = 0.005
 _PROFILE_ERROR_MAG = 0.05
+_PHASE_STRIDE = 4  # of the profile's tabulated phases
 
 
 class ZeroPointParams(Params):
@@ -315,16 +316,20 @@ def _growth_curve(sums, noise, base):
 
 
 def _profile_corrections(profile, diameters_pix, n_stars):
-    """Corrections of the mean Moffat profile, integrated over pixels."""
+    """Corrections of the mean Moffat profile, integrated over pixels, mean over phases."""
     if profile is None:
         raise AlgorithmFailure("aperture corrections: too few stars", n_stars=int(n_stars))
     radii = np.array(diameters_pix, np.float64) / 2
     half = int(radii.max()) + 2
-    star = profile_table(profile, half)[PHASE_STEPS // 2, PHASE_STEPS // 2, 0].reshape(2 * half + 1, -1)
-    nothing, inside = np.zeros(star.shape, np.int16), np.zeros((1, radii.size))
-    labels, own, centre = nothing.astype(np.int32), np.ones(1, np.int32), np.full((1, 2), float(half))
-    circular_sums(star, nothing, labels, 0, own, centre, radii, inside, np.zeros_like(inside))
-    correction = 2.5 * np.log10(inside[0])
+    table = profile_table(profile, half)[:-1:_PHASE_STRIDE, :-1:_PHASE_STRIDE, 0]
+    phases = np.arange(-0.5, 0.5, _PHASE_STRIDE / PHASE_STEPS)
+    inside = np.zeros((phases.size**2, radii.size))
+    for k, (j, i) in enumerate(np.ndindex(phases.size, phases.size)):
+        star = np.ascontiguousarray(table[j, i].reshape(2 * half + 1, -1))
+        nothing, centre = np.zeros(star.shape, np.int16), np.array([[half + phases[i], half + phases[j]]])
+        labels, replaced = nothing.astype(np.int32), np.zeros((1, radii.size))
+        circular_sums(star, nothing, labels, 0, np.ones(1, np.int32), centre, radii, inside[k : k + 1], replaced)
+    correction = 2.5 * np.log10(inside.mean(axis=0))
     return ApertureCorrections(np.array(diameters_pix), correction, np.full(inside.size, _PROFILE_ERROR_MAG), 0, 0.0)
 
 

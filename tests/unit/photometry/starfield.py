@@ -42,6 +42,20 @@ class Profile:
         return np.einsum("iajb,a,b->ij", values.reshape(n, 5, n, 5), _WEIGHTS / 2, _WEIGHTS / 2)
 
 
+def enclosed_light(profile, radii, half=9, fine=60):
+    """Fraction of a star's light in circles about it, mean over pixel phases: pixels cut into fine x fine parts."""
+    sums = []
+    for phase_x, phase_y in ((0, 0), (0.25, 0), (0.5, 0), (0.25, 0.25), (0.5, 0.25), (0.5, 0.5)):
+        stamp = profile.stamp(phase_x, phase_y, half)
+        pixel = np.repeat(np.repeat(stamp, fine, axis=0), fine, axis=1) / fine**2
+        centre = (np.arange(pixel.shape[0]) + 0.5) / fine - 0.5 - half
+        r = np.hypot(centre - phase_x, centre[:, None] - phase_y)
+        weight = {0: 1, 0.25: 2, 0.5: 1}[phase_x] * {0: 1, 0.25: 2, 0.5: 1}[phase_y] * (1 + (phase_x != phase_y))
+        sums.append([weight] + [weight * pixel[r < radius].sum() for radius in radii])
+    total = np.sum(sums, axis=0)
+    return total[1:] / total[0]
+
+
 def _moffat(r2, fwhm, beta):
     alpha2 = (fwhm / 2) ** 2 / (2 ** (1 / beta) - 1)
     return (beta - 1) / (np.pi * alpha2) * (1 + r2 / alpha2) ** -beta

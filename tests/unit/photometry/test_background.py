@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from starfield import make_field, random_stars
+from zsds_hpc.kernels.background import mesh_histograms
 
 from zsds_hpc.core import maskbits
 from zsds_hpc.core.errors import AlgorithmFailure, BadInput
-from zsds_hpc.kernels.background import mesh_histograms
 from zsds_hpc.photometry.background import BackgroundParams, estimate_background
 
 SIGMA = 8.2

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 from starfield import add_stars
+from zsds_hpc.kernels.detect import matched_filter, pixels_above, segment
 
 from zsds_hpc.core import maskbits
 from zsds_hpc.core.errors import AlgorithmFailure, BadInput
-from zsds_hpc.kernels.detect import matched_filter, pixels_above, segment
 from zsds_hpc.photometry.detect import (
     FLAG_BLENDED,
     FLAG_SATURATED,

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 from starfield import Profile, make_field, random_stars
+from zsds_hpc.kernels.centroid import profile_images
 
 from zsds_hpc.core import maskbits
 from zsds_hpc.core.errors import AlgorithmFailure
-from zsds_hpc.kernels.centroid import profile_images
 from zsds_hpc.photometry.aperture import MeasureParams
 from zsds_hpc.photometry.centroid import CentroidParams, fit_positions
 from zsds_hpc.photometry.detect import SOURCE_DTYPE, Detections
