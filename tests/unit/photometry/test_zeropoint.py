@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import reduce_field
+from reduction import reduce_field
 from starfield import ZEROPOINT_MAG, Profile, enclosed_light, make_field, random_stars
 
 from zsds_hpc.core.errors import AlgorithmFailure, BadInput
@@ -179,9 +179,9 @@ def test_zero_point_of_a_rendered_field(reduced):
 
 
 def test_zero_point_of_a_crowded_field():
-    """6,000 stars on 1000 x 950 px: the density of 60,000 a channel."""
-    shape = (1000, 950)
-    crowded = reduce_field(make_field(14, shape, random_stars(np.random.default_rng(15), shape, 6000)))
+    """3,800 stars on 800 x 750 px: the density of 60,000 a channel."""
+    shape = (800, 750)
+    crowded = reduce_field(make_field(14, shape, random_stars(np.random.default_rng(15), shape, 3800)))
     error, unc = field_zeropoint(crowded, 16)
     assert abs(error) < 0.008
     assert abs(error) < 3 * unc
@@ -229,6 +229,7 @@ def test_limiting_magnitude_in_the_sky_limit():
 
 
 def test_profile_fallback_is_exact_for_a_moffat():
+    """The reference cuts circles out of 1/60 px squares, which costs it 0.4 mmag at 1 px radius."""
     truth = Profile(axis_ratio=1.0, wing=0.0, beta=3.0)
     found = _profile_corrections(StarProfile(2.0, 3.0), DIAMETERS, 0)
-    np.testing.assert_allclose(found.correction_mag, true_corrections(truth), atol=2e-4)
+    np.testing.assert_allclose(found.correction_mag, true_corrections(truth), atol=5e-4)
