@@ -146,8 +146,11 @@ def _resolve(path, kind, columns, available):
 
 
 def _nearest(name, available):
-    close = difflib.get_close_matches(name.lower(), [other.lower() for other in available], n=1, cutoff=0.3)
-    nearest = [other for other in available if other.lower() in close]
+    """Text that names the nearest available column: one that begins alike, else one spelt alike."""
+    begin = [other for other in available if other.lower().startswith(name.lower())]
+    lower = [other.lower() for other in available]
+    close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.3)
+    nearest = begin or [other for other in available if other.lower() in close]
     return f"the nearest is {nearest[0]!r}" if nearest else f"there are {', '.join(map(repr, available))}"
 
 

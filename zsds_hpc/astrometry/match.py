@@ -68,7 +68,7 @@ class Match(NamedTuple):
     offset_arcsec : ndarray, shape (2,)
         Correction of the position of the reference pixel, along x and y.
     rotation_deg, scale : float
-        Rotation and relative change of the scale.
+        Rotation of the camera against North, and the old pixel scale times this is the new.
     peak_significance : float
         -log10 of the chance probability of the peak.
     radius_pix : float
@@ -116,28 +116,28 @@ def match_catalogue(
     params = params or MatchParams()
     (i_det, det), (i_all, sky) = _prepared(detections, reference, prior, params)
     scale = float(prior.pixel_scale_arcsec(*prior.crpix))
-    predicted = np.stack(prior.sky_to_pixel(sky.ra, sky.dec), axis=1)
-    seen = np.stack([det.x, det.y], axis=1)
+    seen, predicted = np.stack([det.x, det.y], axis=1), np.stack(prior.sky_to_pixel(sky.ra, sky.dec), axis=1)
     margin = params.pointing_error_arcsec / scale
     near = _over_image(predicted, seen, margin)
     if not len(near):
         raise _failure("no reference star falls on the image", 0, 0.0, det, near)
-    predicted, ref_mag = predicted[near], sky.mag[near]
+    i_all, sky = i_all[near], Reference(*(column[near] for column in sky))
     smear = _smear_pix(seen, prior, params)
-    peak, significance = _find_peak((seen, det.mag), (predicted, ref_mag), margin, smear, params)
+    peak, significance = _find_peak((seen, det.mag), (predicted[near], sky.mag), margin, smear, params)
     if significance < params.min_significance:
         raise _failure("no significant match of the star pattern", 0, significance, det, near)
-    matrix, shift = _refine((seen, det.mag), (predicted, ref_mag), peak, smear, params)
-    d, r, radius = _pair_all(
-        (seen, det.sigma_pix), (predicted, sky.sigma_arcsec[near] / scale), (matrix, shift), params
-    )
+    # A pointing error moves the tangent point, and the distortion stays with the pixels: shift first, then refine.
+    shifted = apply_affine(prior, np.eye(2), -peak)
+    predicted = np.stack(shifted.sky_to_pixel(sky.ra, sky.dec), axis=1)
+    linear = _refine((seen, det.mag), (predicted, sky.mag), smear, params)
+    d, r, radius = _pair_all((seen, det.sigma_pix), (predicted, sky.sigma_arcsec / scale), linear, params)
     if len(d) < max(params.min_matches, _n_by_chance(len(seen), predicted, radius)):
         raise _failure("too few stars match", len(d), significance, det, near)
-    wcs = apply_affine(prior, matrix, shift)
-    moved = matrix @ prior.crpix + shift - prior.crpix
+    matrix, wcs = linear[0], apply_affine(shifted, *linear)
+    offset = np.stack(prior.sky_to_pixel(*wcs.pixel_to_sky(*prior.crpix))) - prior.crpix
     turn = np.degrees(np.arctan2(matrix[1, 0] - matrix[0, 1], matrix[0, 0] + matrix[1, 1]))
     size = np.sqrt(np.abs(np.linalg.det(matrix)))
-    return Match(i_det[d], i_all[near[r]], wcs, moved * scale, float(turn), float(size), significance, radius)
+    return Match(i_det[d], i_all[r], wcs, offset * scale, float(turn), float(size), significance, radius)
 
 
 def rematch(
@@ -220,7 +220,8 @@ def _within_reach(reference, det, wcs, params):
     centre = wcs.pixel_to_sky(x.mean(), y.mean())
     corners = separation_deg(*wcs.pixel_to_sky(x[[0, 1, 1, 0]], y[[0, 0, 1, 1]]), *centre)
     reach = 1.01 * corners.max() + 1.5 * params.pointing_error_arcsec / 3600.0
-    return separation_deg(reference.ra, reference.dec, *centre) <= reach
+    with np.errstate(invalid="ignore"):
+        return separation_deg(reference.ra, reference.dec, *centre) <= reach
 
 
 def _columns(stars, what: str):
@@ -312,11 +313,11 @@ def _box_sum(counts):
     return rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:]
 
 
-def _refine(seen, predicted, peak, smear, params):
+def _refine(seen, predicted, smear, params):
     """Linear map seen -> predicted from the bright stars, in rounds of pairing within a shrinking radius."""
     n = 8 * params.n_bright
     det, ref = _brightest(seen[0], seen[1], n), _brightest(predicted[0], predicted[1], n + n // 2)
-    matrix, shift = np.eye(2), -peak
+    matrix, shift = np.eye(2), np.zeros(2)
     radius = 2.0 * smear
     for _ in range(8):
         i, j, _ = mutual_nearest(det @ matrix.T + shift, ref, radius)

@@ -22,6 +22,8 @@ from zsds_hpc.core.params import Params, param
 #: Median of the sum of two squared unit Gaussians.
 _MEDIAN_CHI2_2 = 1.386
 _MAX_ROUNDS = 40
+#: Share of wrong matches reckoned with when the common scatter is sought.
+_WRONG_SHARE = 0.1
 #: Weight of the expected width, in coefficients, against those that the stars determine.
 _PRIOR_COUNT = 1.0
 
@@ -253,11 +255,11 @@ def _cautious_weights(start, sigma):
 def _converge(problem: _Problem, widths: np.ndarray) -> _Fit:
     """Rounds of fit, common scatter, clip and new widths, until nothing moves; best evidence counts."""
     design, start, sigma, params = problem
-    weights, used = _cautious_weights(start, sigma), np.ones(len(start), bool)
+    weights = _cautious_weights(start, sigma)
     for _ in range(_MAX_ROUNDS):
         coefficients, covariance = _ridge(design, start, weights, widths)
         residuals = start - design @ coefficients
-        floor = _common_scatter(residuals[used], sigma[used], params)
+        floor = _common_scatter(residuals, sigma, params)
         variance = sigma**2 + floor**2
         kept = _inliers(residuals, variance, params.clip_sigma)
         if kept.sum() < params.min_stars:
@@ -265,7 +267,7 @@ def _converge(problem: _Problem, widths: np.ndarray) -> _Fit:
         learned = _learned_widths(coefficients, covariance, widths, params)
         settled = np.array_equal(weights, kept / variance) and np.allclose(learned, widths, rtol=0.02)
         fit = _Fit(coefficients, covariance, residuals, variance, kept, floor, widths)
-        used, weights, widths = kept, kept / variance, learned
+        weights, widths = kept / variance, learned
         if settled:
             break
     return fit._replace(log_evidence=_log_evidence(fit, params))
@@ -313,11 +315,17 @@ def _inliers(residuals, variance, clip_sigma):
 
 
 def _common_scatter(residuals, sigma, params):
-    """Maximum-likelihood scatter that all stars share beyond their own errors, on a logarithmic grid."""
-    low, high = max(params.floor_arcsec, 1e-5), params.max_floor_arcsec
-    if high <= low:
+    """Maximum-likelihood scatter that all stars share beyond their own errors, on a logarithmic grid.
+
+    The stars are a mixture of right matches, Gaussian, and wrong ones anywhere within an arcsecond, so that these do
+    not pass for scatter (Hogg, Bovy & Lang 2010, section 3).
+    """
+    if params.max_floor_arcsec <= params.floor_arcsec:
         return params.floor_arcsec
-    trial = np.concatenate([[params.floor_arcsec], np.geomspace(low, high, 40)])
-    distance2 = (residuals**2).sum(axis=1)
-    cost = [np.sum(2.0 * np.log(v) + distance2 / v) for v in (sigma**2 + f**2 for f in trial)]
-    return float(trial[int(np.argmin(cost))])
+    trial = np.geomspace(params.floor_arcsec, params.max_floor_arcsec, 40)
+    half_distance2, variance = 0.5 * (residuals**2).sum(axis=1), sigma**2
+    likelihood = []
+    for v in (variance + f * f for f in trial):
+        right = (1.0 - _WRONG_SHARE) / (2.0 * np.pi * v) * np.exp(-half_distance2 / v)
+        likelihood.append(np.log(right + _WRONG_SHARE / np.pi).sum())
+    return float(trial[int(np.argmax(likelihood))])
