@@ -26,6 +26,7 @@ from zsds_hpc.photometry import aperture
 from zsds_hpc.photometry.aperture import MeasureParams
 from zsds_hpc.photometry.background import Background, BackgroundParams, estimate_background
 from zsds_hpc.photometry.detect import FLAG_SATURATED, FLAG_TRUNCATED, Detections, DetectParams, detect_sources
+from zsds_hpc.photometry.profile import StarProfile
 from zsds_hpc.photometry.seeing import quick_seeing
 from zsds_hpc.photometry.zeropoint import (
     ApertureCorrectionParams,
@@ -262,7 +263,8 @@ def _sources(bench: _Bench, pix: np.ndarray, mask: np.ndarray) -> tuple[Backgrou
     sub = pix - sky.level
     fwhm = params.detect.fwhm_pix
     try:
-        fwhm = quick_seeing(pix, sky.level, sky.rms, mask, bench.metrics["saturate_dn"]).fwhm_pix
+        quick = quick_seeing(pix, sky.level, sky.rms, mask, bench.metrics["saturate_dn"])
+        fwhm = StarProfile(quick.fwhm_pix).observed_fwhm_pix
     except AlgorithmFailure as failure:
         bench.note(f"seeing: {failure}; assumed")
     found = detect_sources(sub, sky.rms, mask, params.detect.model_copy(update={"fwhm_pix": float(fwhm)}))
@@ -327,6 +329,8 @@ def _photometry(
         bench.note(f"photometry: {failure}", **failure.figures)
         return
     bench.note("photometry:", **dataclasses.asdict(zero))
+    # The correction to total flux is common to all calibrators: its error is not in their scatter.
+    bench.metrics["magzp_unc"] = float(np.hypot(zero.magzp_unc, growth.unc_mag[k]))
 
 
 def _calibrators(

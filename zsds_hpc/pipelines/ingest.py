@@ -47,18 +47,31 @@ def plan(archive: Archive, engine: Engine, params: IngestParams, request: Reques
     source = request.incoming / manifest_name(request.night)
     entries = manifest.read_manifest(source, request.night)
     write_bytes(archive.path(paths.manifest(request.night)), read_bytes(source))
-    before = {row["filename"]: row for row in database.get(engine, database.manifest_files, night=request.night)}
-    units, rows = [], []
+    rows = _enter(archive, engine, entries, request.night)
+    return [_unit(e, request, row["state"] == NOT_ARRIVED, params) for e, row in zip(entries, rows) if row["followed"]]
+
+
+def _enter(archive: Archive, engine: Engine, entries: list[manifest.Entry], night: str) -> list[dict[str, Any]]:
+    """Rows of the manifest's entries, entered in the database; `followed` tells those that can be taken in."""
+    before = {row["filename"]: row for row in database.get(engine, database.manifest_files, night=night)}
+    rows = []
     for entry in entries:
-        problem = entry.problem or _contradiction(archive, entry, request.night)
-        known = before.get(entry.filename)
-        state, reason = (known["state"], known["reason"]) if known else (PENDING, "")
-        rows.append(_row(request.night, entry, State.UNPROCESSABLE if problem else state, problem or reason))
-        if not problem:
-            late = bool(known) and known["state"] == NOT_ARRIVED  # type: ignore[index]
-            units.append(_unit(entry, request, late, params))
-    database.put(engine, database.manifest_files, rows)
-    return units
+        problem = entry.problem or _contradiction(archive, entry, night)
+        known = before.get(entry.filename, {"state": PENDING, "reason": ""})
+        state, reason = (State.UNPROCESSABLE, problem) if problem else (known["state"], known["reason"])
+        rows.append({**_row(night, entry, state, reason), "followed": not problem})
+    gone = [name for name, row in before.items() if row["state"] != State.DONE]
+    database.remove(engine, database.manifest_files, night=night, filename=gone)  # lines since mended or withdrawn
+    columns = database.manifest_files.columns.keys()
+    database.put(engine, database.manifest_files, [{key: row[key] for key in columns} for row in rows])
+    return rows
+
+
+def recall_manifest(archive: Archive, engine: Engine, night: str) -> None:
+    """Enter the archived copy of a night's manifest where the database knows nothing of it (it was lost)."""
+    kept = archive.path(paths.manifest(night))
+    if kept.is_file() and not database.get(engine, database.manifest_files, night=night):
+        _enter(archive, engine, manifest.read_manifest(kept, night), night)
 
 
 def _row(night: str, entry: manifest.Entry, state: str, reason: str) -> dict[str, Any]:
