@@ -5,45 +5,13 @@ NumPy, SciPy and astropy alone.
 """
 
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from tools.scorecard import accounting, artifacts, astrometry, calibrations, photometry, sources
+from tools.scorecard import accounting, artifacts, astrometry, calibrations, page, photometry
 from tools.scorecard.card import Metric, as_json, as_table
-from tools.scorecard.products import Run, Science
+from tools.scorecard.findings import Findings, compare
+from tools.scorecard.products import Run
 from zsds_hpc.core.states import EXIT_CLEAN, EXIT_UNITS_FAILED
-
-#: At most this many science channels are compared pixel by pixel, spread evenly over the run.
-MAX_CHANNELS = 48
-
-
-@dataclass
-class Findings:
-    """Everything that was compared."""
-
-    biases: list[calibrations.BiasCheck] = field(default_factory=list)
-    flats: list[calibrations.FlatCheck] = field(default_factory=list)
-    science: list[Science] = field(default_factory=list)
-    positions: list[astrometry.AstrometryCheck] = field(default_factory=list)
-    magnitudes: list[photometry.PhotometryCheck] = field(default_factory=list)
-    masks: list[artifacts.ArtifactCheck] = field(default_factory=list)
-
-
-def compare(run: Run) -> Findings:
-    """Compare calibrations and a sample of the science channels."""
-    findings = Findings()
-    findings.biases, findings.flats = calibrations.check_all(run)
-    processed = [science for science in run.science() if science.is_processed]
-    step = -(-len(processed) // MAX_CHANNELS) if processed else 1
-    # By channel, so that its detector maps are read once.
-    for science in sorted(processed[::step], key=lambda s: (s.night, s.rcid, s.exposure)):
-        matched = sources.match(science)
-        findings.science.append(science)
-        findings.positions.append(astrometry.check(science, matched))
-        findings.magnitudes.append(photometry.check(science, matched))
-        findings.masks.append(artifacts.check(science, matched))
-        science.forget_pixels()
-    return findings
 
 
 def sections(run: Run, findings: Findings) -> dict[str, list[Metric]]:
@@ -82,9 +50,9 @@ def report(path: Path, as_json_only: bool = False) -> int:
     findings = compare(run)
     cards = sections(run, findings)
     every = [metric for metrics in cards.values() for metric in metrics]
-    print(as_json(every) if as_json_only else as_table(cards))
+    print(as_json(every) if as_json_only else as_table(cards), flush=True)
+    written = page.write_report(run, findings, cards)
     missed = [metric.name for metric in every if not metric.ok]
-    if not as_json_only:
-        print(f"\n{len(missed)} targets missed: {', '.join(missed)}" if missed else "\nevery target is met")
-    sys.stdout.flush()
+    told = f"{len(missed)} targets missed: {', '.join(missed)}" if missed else "every target is met"
+    print(f"\n{told}\npictures: {written}", file=sys.stderr if as_json_only else sys.stdout)
     return EXIT_UNITS_FAILED if missed else EXIT_CLEAN

@@ -4,6 +4,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
+from astropy.io import fits
 from astropy.wcs import WCS, FITSFixedWarning
 from numpy.typing import NDArray
 
@@ -77,11 +78,17 @@ def check(science: Science, matched: Matched) -> AstrometryCheck:
     )  # fmt: skip
 
 
-def map_error(science: Science) -> NDArray:
-    """Product's WCS (read by astropy) minus the true map on a grid, mas, (GRID, GRID, 2)."""
+def map_error(science: Science, header: fits.Header | None = None) -> NDArray:
+    """The product's WCS, or that of another header, read by astropy, minus the true map on a grid.
+
+    Returns
+    -------
+    ndarray, shape (GRID, GRID, 2)
+        East and North, mas.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FITSFixedWarning)
-        wcs = WCS(science.header)
+        wcs = WCS(science.header if header is None else header)
     n_x, n_y = science.header["NAXIS1"], science.header["NAXIS2"]
     y, x = np.meshgrid(np.linspace(0, n_y - 1, GRID), np.linspace(0, n_x - 1, GRID), indexing="ij")
     true_ra, true_dec = science.truth.pixel_to_sky(science.exposure, science.rcid, x.ravel(), y.ravel())

@@ -7,12 +7,10 @@ from numpy.typing import NDArray
 
 from tools.scorecard.card import Metric, at_least, at_most, reported
 from tools.scorecard.products import Science
-from tools.scorecard.sources import Matched, inside
+from tools.scorecard.sources import UNUSABLE, Matched, inside
 
 APERTURE_DIAMETER_PIX = 6.0
 CLEAN = 0.003
-#: Mask bits that say that a pixel is not to be measured.
-UNUSABLE = 6141
 SNR_EDGES = np.array([3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 10.0, 12.0, 15.0, 20.0, 30.0, 50.0, 100.0, 300.0, 1000.0, 1e4])
 MMAG = 1000.0
 

@@ -15,6 +15,8 @@ MATCH_PIX = 1.5
 #: Neighbours within this distance count as contamination.
 BLEND_PIX = 6.0
 EDGE_PIX = 8.0
+#: Mask bits that say that a pixel is not to be measured.
+UNUSABLE = 6141
 
 OBJECT = np.dtype(
     [("x", "f8"), ("y", "f8"), ("ra", "f8"), ("dec", "f8"), ("flux", "f8"), ("mag", "f8"), ("color", "f8"),
@@ -116,25 +118,30 @@ def contamination(objects: NDArray) -> NDArray:
 
 
 def match(science: Science) -> Matched:
-    """Match by position in the image, so that an error of the WCS does not matter."""
-    objects, positions = objects_of(science), science.positions
-    tree = cKDTree(np.stack([objects["x"], objects["y"]], axis=1))
+    """Match the catalogue by position in the image, so that an error of the WCS does not matter."""
+    return match_positions(science, science.positions, science.catalogue["FLUX_AUTO"])
+
+
+def match_positions(science: Science, positions: NDArray, flux: NDArray) -> Matched:
+    """Match detections at positions (n, 2), 0-based pixels, of the given fluxes (n,)."""
+    objects = objects_of(science)
     n = min(8, len(objects))
+    tree = cKDTree(np.stack([objects["x"], objects["y"]], axis=1))
     _, near = tree.query(positions, k=n, distance_upper_bound=MATCH_PIX)
     near = np.asarray(near).reshape(len(positions), n)
-    flux = np.append(objects["flux"], -np.inf)
-    best = near[np.arange(len(near)), np.argmax(flux[near], axis=1)]
+    brightness = np.append(objects["flux"], -np.inf)
+    best = near[np.arange(len(near)), np.argmax(brightness[near], axis=1)]
     row = np.full(len(objects), -1, np.intp)
     taken = np.flatnonzero(best < len(objects))
     # The brighter detection keeps an object that two claim: it is written last.
-    order = taken[np.argsort(science.catalogue["FLUX_AUTO"][taken], kind="stable")]
+    order = taken[np.argsort(flux[taken], kind="stable")]
     row[best[order]] = order
-    return Matched(objects, row, _explained(science, objects))
+    return Matched(objects, row, _explained(science, objects, positions))
 
 
-def _explained(science: Science, objects: NDArray) -> NDArray[np.bool_]:
+def _explained(science: Science, objects: NDArray, positions: NDArray) -> NDArray[np.bool_]:
     """Detections within reach of an object bright enough to be seen, or of a track or a fast mover."""
-    positions, seen = science.positions, objects[objects["snr"] > 2.5]
+    seen = objects[objects["snr"] > 2.5]
     tree = cKDTree(np.stack([seen["x"], seen["y"]], axis=1))
     # Light of a bright star is wider than a seeing disc.
     known = np.isfinite(tree.query(positions, distance_upper_bound=2.5)[0])
