@@ -3,7 +3,7 @@
 import csv
 import difflib
 import gzip
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +78,19 @@ KINDS = {
         "ps1", PS1_DTYPE, PS1_COLUMNS, {"objid": -1} | dict.fromkeys(("gerr", "rerr", "ierr"), np.nan), "objid", "rmag"
     ),
 }  # fmt: skip
+
+
+def photometric_kind(bands: Iterable[str]) -> RefKind:
+    """Kind of a plain file of photometric standards in any bands: ra, dec, and for each band X Xmag and Xerr.
+
+    Without a column of errors they are taken as zero.
+    """
+    bands = tuple(dict.fromkeys(bands))
+    types = {"objid": "i8", "ra": "f8", "dec": "f8"} | {f"{b}{what}": "f4" for b in bands for what in ("mag", "err")}
+    optional = {"objid": -1} | {f"{band}err": 0.0 for band in bands}
+    return RefKind(
+        "photometric", np.dtype([*types.items()]), {name: name for name in types}, optional, "objid", f"{bands[0]}mag"
+    )
 
 
 @dataclass
@@ -190,8 +203,9 @@ def _fill_motions(rows: np.ndarray) -> int:
 
 def _fill_magnitudes(rows: np.ndarray) -> None:
     """PS1 writes -999 where a band was not measured: NaN here, in place."""
-    for name in ("gmag", "gerr", "rmag", "rerr", "imag", "ierr"):
-        rows[name][rows[name] < -100.0] = np.nan
+    for name in rows.dtype.names or ():
+        if name.endswith(("mag", "err")):
+            rows[name][rows[name] < -100.0] = np.nan
 
 
 def _as_numpy(values: Any, is_identity: bool) -> np.ndarray:

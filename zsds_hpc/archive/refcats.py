@@ -10,7 +10,7 @@ checked against its hash when it is first touched.
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from zsds_hpc.archive.refcat_sources import (
     RefKind,
     RowCounts,
     kind_named,
+    photometric_kind,
     read_rows,
 )
 from zsds_hpc.astrometry.sphere import unit_vectors, wrap_360
@@ -76,18 +77,21 @@ class RefCat:
         self._starts = self._load("index.npy", self._index_hash, np.dtype(np.int32))
 
     @classmethod
-    def from_file(cls, path: str | Path, kind: str = "gaia", columns: Mapping[str, str] | None = None) -> "RefCat":
+    def from_file(
+        cls, path: str | Path, kind: str | RefKind = "gaia", columns: Mapping[str, str] | None = None
+    ) -> "RefCat":
         """A plain CSV, FITS, VOTable or Parquet file as a small catalogue held in memory.
 
         Parameters
         ----------
         path : str or Path
-        kind : {"gaia", "ps1"}
+        kind : {"gaia", "ps1"} or RefKind
         columns : mapping, optional
             Our column name -> name in the file, where it is not the archive's own.
         """
         self = cls.__new__(cls)
-        self.path, self.kind, counts = Path(path), kind_named(kind), RowCounts()
+        self.path, counts = Path(path), RowCounts()
+        self.kind = kind_named(kind) if isinstance(kind, str) else kind
         rows = _one_of_each(
             _joined(self.kind, read_rows(self.path, self.kind, columns or {}, counts)), self.kind, counts
         )
@@ -101,6 +105,22 @@ class RefCat:
     def open(cls, path: str | Path, kind: str) -> "RefCat":
         """A store where `path` is a directory, otherwise a plain catalogue file."""
         return cls(path) if Path(path).is_dir() else cls.from_file(path, kind)
+
+    @classmethod
+    def open_photometric(cls, path: str | Path, bands: Sequence[str]) -> "RefCat":
+        """Stars with magnitudes in some bands: a PS1 store or file for bands of PS1, otherwise a plain file.
+
+        Raises
+        ------
+        BadInput
+            A store has no such band, or the file lacks a column (`refcat_sources.photometric_kind`).
+        """
+        others = [band for band in bands if f"{band}mag" not in PS1_COLUMNS]
+        if not others:
+            return cls.open(path, "ps1")
+        if Path(path).is_dir():
+            raise BadInput(f"{path}: a PS1 store has no band {', '.join(others)}; give a file with ra, dec, Xmag, Xerr")
+        return cls.from_file(path, photometric_kind(bands))
 
     @property
     def n_sources(self) -> int:

@@ -168,7 +168,9 @@ def read_references(inputs: Inputs, raw: rawfiles.RawChannel, camera: Camera, pa
     about = footprint(wcs, camera.n_x, camera.n_y, params.astrometry.match.pointing_error_arcsec)
     cone = (about.ra_deg, about.dec_deg, about.radius_deg)
     gaia = RefCat.open(inputs.gaia, "gaia").cone(*cone, exposure.epoch_yr) if inputs.gaia else None
-    ps1 = RefCat.open(inputs.ps1, "ps1").cone(*cone) if inputs.ps1 else None
+    item = camera.filters.get(exposure.filtercode)
+    bands = (item.band, *item.color) if item else ()
+    ps1 = RefCat.open_photometric(inputs.ps1, bands).cone(*cone) if inputs.ps1 else None
     return References(wcs, gaia, ps1)
 
 

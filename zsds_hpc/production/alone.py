@@ -43,7 +43,10 @@ def add_command(commands: Any, name: str, text: str) -> None:
         for option in ("flat", "lowv-flat", "cmask"):
             parser.add_argument(f"--{option}", type=Path, metavar="FITS")
         parser.add_argument("--gaia", type=Path, metavar="CAT", help="Gaia: a store, or a CSV, FITS or Parquet file")
-        parser.add_argument("--ps1", type=Path, metavar="CAT", help="PS1: a store, or a CSV, FITS or Parquet file")
+        parser.add_argument(
+            "--ps1", "--photometry", type=Path, metavar="CAT",
+            help="PS1: a store or a file; or a file with ra, dec, Xmag and Xerr for the bands X of the camera's filter",
+        )  # fmt: skip
     driver.add_archive_options(parser)
     parser.set_defaults(run_command=lambda options: _dispatch(name, options))
 
