@@ -1,10 +1,12 @@
 """`zsds night`: run a night's pipelines in order under MPI, watch for arrivals, and account for every file."""
 
 import argparse
+import contextlib
 import os
+import signal
 import subprocess
 import sys
-import time
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from zsds_hpc.archive import database
 from zsds_hpc.core.errors import UsageError
 from zsds_hpc.core.states import EXIT_CLEAN, EXIT_RETRY, EXIT_UNITS_FAILED, EXIT_USAGE, MEANING, State
 from zsds_hpc.pipelines import ingest
-from zsds_hpc.pipelines.base import Archive
+from zsds_hpc.pipelines.base import Archive, Request
 from zsds_hpc.pipelines.registry import NAMES, get_pipeline
 from zsds_hpc.production.bookkeeping import rebuild
 from zsds_hpc.settings.camera import load_camera
@@ -54,18 +56,79 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    Request(options.night)  # refuses what is not a night
+    stop = _Stop()
+    try:
+        if options.watch and not options.dry_run:
+            return _watch(options, stop)
+        return _all_pipelines(options, stop)
+    finally:
+        stop.restore()
+
+
+class _Stop:
+    """SIGTERM and SIGUSR1 mean: let the job at work seal the units at hand, then end.
+
+    Launchers pass SIGUSR1 on to their ranks; at SIGTERM some kill them.
+    """
+
+    def __init__(self) -> None:
+        self.asked = threading.Event()
+        self.child: subprocess.Popen | None = None
+        self._before = {s: signal.signal(s, self._note) for s in (signal.SIGTERM, signal.SIGUSR1)}
+
+    def _note(self, *_: Any) -> None:
+        self.asked.set()
+        if self.child is not None:
+            self.child.send_signal(signal.SIGUSR1)
+
+    def restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+
+def _all_pipelines(options: argparse.Namespace, stop: _Stop) -> int:
     site = load_site(options.site)
     worst = EXIT_CLEAN
-    while True:
-        for name in options.pipelines:
-            code = _launch(name, options, site)
-            if code not in (EXIT_CLEAN, EXIT_UNITS_FAILED, EXIT_RETRY):
-                return code if code == EXIT_USAGE else _died(name, code)
-            worst = max(worst, code)
-        if not options.watch or options.dry_run or not _missing(options):
-            return worst
-        worst = EXIT_CLEAN
-        time.sleep(options.poll_s)
+    for name in options.pipelines:
+        code = _launch(name, options, site, stop)
+        if stop.asked.is_set():
+            return EXIT_RETRY
+        if code not in (EXIT_CLEAN, EXIT_UNITS_FAILED, EXIT_RETRY):
+            return code if code == EXIT_USAGE else _died(name, code)
+        worst = max(worst, code)
+    return worst
+
+
+def _watch(options: argparse.Namespace, stop: _Stop) -> int:
+    """Run the pipelines whenever something has arrived, until nothing of the manifest is missing."""
+    if not options.incoming.is_dir():
+        raise UsageError(f"{options.incoming}: no such directory to watch")
+    source = options.incoming / ingest.manifest_name(options.night)
+    while not source.exists() and not stop.asked.wait(options.poll_s):
+        pass
+    code, seen, waiting = EXIT_RETRY, None, set[str]()
+    while not stop.asked.is_set():
+        now = _arrived(options.incoming)
+        if now != seen or waiting & now.keys():
+            code, seen = _all_pipelines(options, stop), now
+            if code == EXIT_USAGE:
+                break
+            waiting = _waiting(options)
+            if not waiting and _arrived(options.incoming) == seen:
+                break
+        stop.asked.wait(options.poll_s)
+    return code
+
+
+def _arrived(incoming: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of every file in the incoming directory."""
+    found = {}
+    for name in os.listdir(incoming):
+        with contextlib.suppress(FileNotFoundError):  # the temporary name of a copy may be gone by now
+            facts = os.lstat(incoming / name)
+            found[name] = (facts.st_size, facts.st_mtime_ns)
+    return found
 
 
 def _died(name: str, code: int) -> int:
@@ -73,7 +136,7 @@ def _died(name: str, code: int) -> int:
     return EXIT_RETRY
 
 
-def _launch(name: str, options: argparse.Namespace, site: SiteFacts) -> int:
+def _launch(name: str, options: argparse.Namespace, site: SiteFacts, stop: _Stop) -> int:
     ranks = options.ranks or site.ranks or len(os.sched_getaffinity(0))
     command = [word.replace("{ranks}", str(ranks)) for word in site.launcher] if ranks > 1 else []
     command += [sys.executable, str(DRIVERS / f"{name}.py"), "--archive", str(options.archive)]
@@ -84,16 +147,23 @@ def _launch(name: str, options: argparse.Namespace, site: SiteFacts) -> int:
     if options.dry_run:
         print(" ".join(command))
         return EXIT_CLEAN
-    return subprocess.run(command, env={**os.environ, **site.environment}, check=False).returncode
+    with subprocess.Popen(command, env={**os.environ, **site.environment}) as stop.child:
+        code = stop.child.wait()
+    stop.child = None
+    return code
 
 
-def _missing(options: argparse.Namespace) -> int:
+def _waiting(options: argparse.Namespace) -> set[str]:
+    """Files of the manifest that have not arrived."""
     engine = _archive(options).engine()
-    waiting = (ingest.PENDING, ingest.NOT_ARRIVED)
-    n_missing = len(database.get(engine, database.manifest_files, night=options.night, state=waiting))
-    if n_missing:
-        print(f"zsds night: waiting for {n_missing} files of the manifest", file=sys.stderr)
-    return n_missing
+    states = (ingest.PENDING, ingest.NOT_ARRIVED)
+    names = {
+        row["filename"] for row in database.get(engine, database.manifest_files, night=options.night, state=states)
+    }
+    engine.dispose()
+    if names:
+        print(f"zsds night: waiting for {len(names)} files of the manifest", file=sys.stderr)
+    return names
 
 
 def _archive(options: argparse.Namespace) -> Archive:
@@ -103,7 +173,9 @@ def _archive(options: argparse.Namespace) -> Archive:
 
 
 def _status(options: argparse.Namespace) -> int:
+    Request(options.night)
     archive = _archive(options)
+    ingest.recall_manifest(archive, archive.engine(), options.night)
     rebuild(archive, [get_pipeline(name) for name in NAMES], options.night)
     engine = archive.engine()
     files = database.get(engine, database.manifest_files, ("filename",), night=options.night)
