@@ -28,6 +28,7 @@ class ZeroPointParams(Params):
     red_color: float = param(1.3, "Reddest calibrator.", unit="mag", ge=-5.0, le=10.0)
     max_error_mag: float = param(0.1, "Largest combined error of a calibrator.", unit="mag", ge=0.001, le=1.0)
     min_matches: int = param(5, "With fewer calibrators there is no zero point.", ge=3, le=10000)
+    min_surface_matches: int = param(100, "With fewer calibrators no surface over the image is fitted.", ge=10)
     fit_flux_offset: bool = param(True, "Fit a constant that the sky and faint neighbours add to every flux.")
     fixed_color_coefficient: float | None = param(None, "Hold the colour coefficient at this value.", ge=-2.0, le=2.0)
 
@@ -83,6 +84,7 @@ def fit_zeropoint(
     ps1_err: np.ndarray,
     color: np.ndarray,
     params: ZeroPointParams,
+    position: np.ndarray | None = None,
 ) -> ZeroPoint:
     """Fit zero point and colour term to matched calibrators.
 
@@ -96,6 +98,10 @@ def fit_zeropoint(
     ps1_mag, ps1_err, color : ndarray, shape (n,)
         Catalogue magnitudes, errors and colours.
     params : ZeroPointParams
+    position : ndarray, shape (n, 2), optional
+        Places on the image, from -1 to 1 along each axis. With them a quadratic surface of zero mean is fitted too: a
+        response that varies over the image then neither passes for scatter nor moves the zero point, which is the
+        mean over the image wherever the calibrators lie. Too few calibrators for it are fitted without.
 
     Raises
     ------
@@ -116,6 +122,8 @@ def fit_zeropoint(
     difference = cat - inst
     middle = float(np.median(shade))
     columns, held = _regressors(shade - middle, cat - np.median(difference), params)
+    if position is not None and chosen.sum() >= params.min_surface_matches:
+        columns = np.hstack([columns, _surface_terms(np.asarray(position, np.float64)[chosen])])
     fit = fit_linear(columns, difference - held, np.maximum(np.hypot(inst_e, cat_e), 1e-4))
     value, cov = _named(fit, params)
     # The fit is about the median colour; the zero point is at colour 0.
@@ -148,12 +156,18 @@ def _regressors(color, expected_mag, params):
     return np.stack(columns, axis=1), held
 
 
+def _surface_terms(position):
+    """Legendre products of degree 1 and 2: each has zero mean over the image."""
+    x, y = position.T
+    return np.stack([x, y, x * y, 1.5 * x**2 - 0.5, 1.5 * y**2 - 0.5], axis=1)
+
+
 def _named(fit, params):
     """Zero point, colour coefficient and offset with their covariance; what was held has none."""
     kept = [True, params.fixed_color_coefficient is None, params.fit_flux_offset]
-    value, cov = np.zeros(3), np.zeros((3, 3))
+    value, cov, n = np.zeros(3), np.zeros((3, 3)), sum(kept)
     value[1] = params.fixed_color_coefficient or 0.0
-    value[kept], cov[np.ix_(kept, kept)] = fit.coefficients, fit.cov
+    value[kept], cov[np.ix_(kept, kept)] = fit.coefficients[:n], fit.cov[:n, :n]
     return value, cov
 
 

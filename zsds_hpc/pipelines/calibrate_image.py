@@ -323,7 +323,7 @@ def _photometry(
         zero = fit_zeropoint(
             stars["MAG_APER"][:, k] + growth.correction_mag[k], stars["MAGERR_APER"][:, k].astype(float),
             rows[f"{item.band}mag"].astype(float), rows[f"{item.band}err"].astype(float), color,
-            bench.params.zeropoint,
+            bench.params.zeropoint, _positions(stars) * 2.0 / np.subtract(setting.camera.shape[::-1], 1) - 1.0,
         )  # fmt: skip
     except AlgorithmFailure as failure:
         bench.note(f"photometry: {failure}", **failure.figures)
