@@ -327,3 +327,15 @@ def test_too_few_frames_fail_with_the_figure(place):
     code, text = zsds("superbias", "--archive", place.archive, "--night", NIGHT, "--camera", place.camera)
     assert code == 20 and "2 frames, at least" in text
     place.check_whole()
+
+
+def test_a_mended_manifest_leaves_no_stale_lines(place):
+    first, second = raws(2)
+    place.put(first.filename, raw_bytes(first))
+    good = list(place.lines)
+    place.lines += ["rubbish\n", manifest_line(second.filename, b"never sent")]
+    assert place.ingest()[0] == 20
+    assert {state for state, _ in place.status()[1].values()} == {"DONE", "MISSING", "UNPROCESSABLE"}
+    place.lines = good
+    assert place.ingest()[0] == 0
+    assert place.status()[1] == {first.filename: ("DONE", "")}

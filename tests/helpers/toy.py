@@ -1,6 +1,6 @@
 """A toy pipeline whose units do what a JSON file says; also a program for mpiexec:
 
-    mpiexec -n 2 python tests/helpers/toy.py ROOT PLAN [ensemble]
+mpiexec -n 2 python tests/helpers/toy.py ROOT PLAN [ensemble]
 """
 
 import json

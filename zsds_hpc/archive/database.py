@@ -146,12 +146,19 @@ def put(engine: sa.Engine, table: sa.Table, rows: Sequence[dict[str, Any]]) -> N
         connection.execute(sa.insert(table), list(rows))
 
 
+def remove(engine: sa.Engine, table: sa.Table, **where: Any) -> None:
+    """Delete the rows that match all of the given column values (a list means any of them)."""
+    with engine.begin() as connection:
+        connection.execute(sa.delete(table).where(*_conditions(table, where)))
+
+
+def _conditions(table: sa.Table, where: dict[str, Any]) -> list[Any]:
+    several = (list, tuple, set)
+    return [table.c[n].in_(v) if isinstance(v, several) else table.c[n] == v for n, v in where.items()]
+
+
 def get(engine: sa.Engine, table: sa.Table, order_by: Iterable[str] = (), **where: Any) -> list[dict[str, Any]]:
     """Rows that match all of the given column values (a list means any of them)."""
-    query = sa.select(table)
-    for name, value in where.items():
-        column = table.c[name]
-        query = query.where(column.in_(value) if isinstance(value, (list, tuple, set)) else column == value)
-    query = query.order_by(*(table.c[name] for name in order_by))
+    query = sa.select(table).where(*_conditions(table, where)).order_by(*(table.c[name] for name in order_by))
     with engine.connect() as connection:
         return [dict(row._mapping) for row in connection.execute(query)]

@@ -47,7 +47,7 @@ def read_manifest(path: Path, night: str) -> list[Entry]:
     entries: dict[str, Entry] = {}
     for number, line in enumerate(lines, 1):
         if line.strip() and not line.startswith("#"):
-            entry = _entry(line, f"{path.name}:{number}", night)
+            entry = _entry(line, f"line {number}", night)
             entries[entry.filename] = _merged(entries.get(entry.filename), entry)
     if entries and not any(entry.sha256 or "listed twice" in entry.problem for entry in entries.values()):
         raise BadInput(f"{path}: not a manifest, no line is 'sha256 size filename'")

@@ -68,3 +68,14 @@ def test_bad_url_is_one_line_without_password(tmp_path, url):
 def test_unreachable_file_is_worth_retrying(tmp_path):
     with pytest.raises(Retryable, match="unable to open"):
         database.open_database(tmp_path, f"sqlite:///{tmp_path}/no/such/dir/x.sqlite")
+
+
+def test_remove(engine):
+    table = database.manifest_files
+    database.put(engine, table, [row("a"), row("b"), row("c"), row("a", night="20200925")])
+    database.remove(engine, table, night="20200924", filename=["a", "c", "none"])
+    assert [(r["night"], r["filename"]) for r in database.get(engine, table, ("night",))] == [
+        ("20200924", "b"), ("20200925", "a"),
+    ]  # fmt: skip
+    database.remove(engine, table, filename=[])
+    assert len(database.get(engine, table)) == 2

@@ -67,7 +67,7 @@ def test_hostile_twin_does_not_disable_a_good_file(tmp_path):
 def test_malformed_lines_are_named_by_number(tmp_path, bad):
     found = entries(tmp_path, line(GOOD) + bad + "\n")
     assert found[GOOD].problem == ""
-    assert "m.txt:2" in found["(m.txt:2)"].problem
+    assert "line 2: not" in found["(line 2)"].problem
 
 
 def test_bytes_that_are_no_text(tmp_path):

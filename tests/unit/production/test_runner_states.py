@@ -97,7 +97,16 @@ def test_record_says_what_was_done(night):
 
 @pytest.mark.parametrize(
     ("does", "code"),
-    [("done", 0), ("no_work", 0), ("bad", 20), ("fail", 20), ("blocked", 20), ("crash", 20), ("retry", 75), ("enospc", 75)],
+    [
+        ("done", 0),
+        ("no_work", 0),
+        ("bad", 20),
+        ("fail", 20),
+        ("blocked", 20),
+        ("crash", 20),
+        ("retry", 75),
+        ("enospc", 75),
+    ],
 )
 def test_exit_code(night, does, code):
     assert night.run(one="done", two=does) == code
