@@ -18,6 +18,7 @@ from zsds_hpc.core.params import Params, param
 from zsds_hpc.detector.cosmicrays import CosmicRayParams, Detector, find_cosmic_rays
 from zsds_hpc.detector.crosstalk import CrosstalkParams, subtract_crosstalk_inplace
 from zsds_hpc.detector.detrend import DetrendInputs, detrend
+from zsds_hpc.detector.ghosts import GhostParams, halo_and_ghost_mask, offset_about_axis
 from zsds_hpc.detector.overscan import OverscanParams, floating_bias
 from zsds_hpc.detector.saturation import SaturationParams, saturation_mask
 from zsds_hpc.detector.tracks import TrackParams, find_tracks
@@ -39,7 +40,7 @@ from zsds_hpc.photometry.zeropoint import (
     point_source_area,
 )
 from zsds_hpc.qa.metrics import ImageMetrics, QaParams, describe, info_bits, saturated_percent, status
-from zsds_hpc.settings.camera import Camera
+from zsds_hpc.settings.camera import Camera, StrayLight
 
 
 class CalibrateParams(Params):
@@ -61,6 +62,7 @@ class CalibrateParams(Params):
     growth: ApertureCorrectionParams = param(ApertureCorrectionParams(), "Curve of growth.")
     qa: QaParams = param(QaParams(), "Thresholds of the INFOBITS.")
     zeropoint_aperture: int = param(3, "Aperture (from 0) that carries the zero point.", ge=0, le=15)
+    assumed_magzp: float = param(26.0, "For the flux of bright stars where there is no zero point.", "mag", 0, 40)
     match_radius_arcsec: float = param(1.5, "Largest distance of a PS1 match.", "arcsec", 0.01, 60)
 
 
@@ -363,7 +365,36 @@ def _final_mask(
 ) -> np.ndarray:
     """Mask with halos, ghosts and the pixels of sources."""
     mask[sources.segments > 0] |= maskbits.SOURCE
+    if setting.camera.ghost is not None and references.gaia is not None:
+        mask |= stray_light_mask(bench, references.gaia, setting)
     return mask
+
+
+def stray_light_mask(bench: _Bench, gaia: np.ndarray, setting: Setting) -> np.ndarray:
+    """Halos and ghosts of Gaia stars, their flux from G and the image's zero point."""
+    light, channel = setting.camera.ghost, bench.raw.channel
+    assert light is not None
+    magzp = bench.metrics.get("magzp", bench.params.assumed_magzp)
+    stars = np.zeros(len(gaia), [("x", "f8"), ("y", "f8"), ("flux_dn", "f8")])
+    stars["flux_dn"] = 10.0 ** (0.4 * (magzp - gaia["mag"].astype(float)))
+    stars = stars[bright := stars["flux_dn"] > min(light.halo.min_flux_dn, light.ghost.min_flux_dn)]
+    stars["x"], stars["y"] = bench.wcs.sky_to_pixel(gaia["ra"][bright], gaia["dec"][bright])
+    n_y, n_x = setting.camera.shape
+    axis = np.linalg.solve(np.reshape(channel.cd_deg, (2, 2)), [-channel.xi_deg, -channel.eta_deg])
+    offset = offset_about_axis(axis[0] + (n_x - 1) / 2, axis[1] + (n_y - 1) / 2, light.ghost.center_scale)
+    return halo_and_ghost_mask((n_y, n_x), stars, offset, _ghost_params(light))
+
+
+def _ghost_params(light: StrayLight) -> GhostParams:
+    return GhostParams(
+        halo_radius=light.halo.radius_pix,
+        halo_fraction=light.halo.flux_fraction,
+        halo_min_flux=light.halo.min_flux_dn,
+        ghost_radius=light.ghost.radius_out_pix,
+        ghost_inner_radius=light.ghost.radius_in_pix,
+        ghost_fraction=light.ghost.flux_fraction,
+        ghost_min_flux=light.ghost.min_flux_dn,
+    )
 
 
 def _judge(bench: _Bench, mask: np.ndarray, catalogue: np.ndarray, setting: Setting) -> None:

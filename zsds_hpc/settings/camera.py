@@ -1,7 +1,6 @@
 """The camera as data: geometry, channels, header dictionary, gain, prior distortion. One YAML file per camera."""
 
 from pathlib import Path
-from typing import Any
 
 from pydantic import Field, model_validator
 
@@ -71,6 +70,31 @@ class Channel(Params):
         return (valid[-1].a, valid[-1].b) if valid else (0.0, 0.0)
 
 
+class Halo(Params):
+    """Light scattered about a bright star."""
+
+    min_flux_dn: float = param(..., "Fainter stars have no halo to speak of.", "DN", ge=0)
+    radius_pix: float = param(..., "Outermost radius.", "px", ge=1)
+    flux_fraction: float = param(..., "Part of the star's light in the halo.", ge=0, le=1)
+
+
+class GhostImage(Params):
+    """Out-of-focus image of a bright star, reflected twice."""
+
+    min_flux_dn: float = param(..., "Fainter stars have no ghost to speak of.", "DN", ge=0)
+    center_scale: float = param(..., "Distance from the optical axis over that of the star.", ge=-10, le=10)
+    radius_in_pix: float = param(0.0, "Inner radius, 0 for a disc.", "px", ge=0)
+    radius_out_pix: float = param(..., "Outer radius.", "px", ge=1)
+    flux_fraction: float = param(..., "Part of the star's light in the ghost.", ge=0, le=1)
+
+
+class StrayLight(Params):
+    """Halos and ghosts of bright stars."""
+
+    halo: Halo = param(..., "Halo about the star.")
+    ghost: GhostImage = param(..., "Displaced ghost.")
+
+
 class Filter(Params):
     """One filter."""
 
@@ -114,7 +138,7 @@ class Camera(Params):
     )
     filters: dict[str, Filter] = param(..., "Filter code -> filter.")
     filter_aliases: dict[str, str] = param({}, "Value of the filter card -> filter code.")
-    ghost: dict[str, Any] = param({}, "Parameters of the ghost and halo model (detector.ghosts).")
+    ghost: StrayLight | None = param(None, "Halos and ghosts of bright stars; none are masked without it.")
     crosstalk: tuple[tuple[float, ...], ...] = param((), "Row i: fraction of channel j that appears in channel i.")
     channels: tuple[Channel, ...] = Field(..., min_length=1, description="Readout channels.")
 
