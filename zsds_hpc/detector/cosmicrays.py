@@ -18,7 +18,7 @@ from zsds_hpc.core.errors import AlgorithmFailure, BadInput
 from zsds_hpc.core.maskbits import UNUSABLE
 from zsds_hpc.core.params import Params, param
 from zsds_hpc.detector import hit_filters
-from zsds_hpc.kernels import cosmic
+from zsds_hpc.kernels import cosmic  # type: ignore[attr-defined]
 
 _SKY_BOX_PIX = 128
 _SKY_STRIDE = 3
