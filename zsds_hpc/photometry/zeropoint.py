@@ -121,10 +121,10 @@ def fit_zeropoint(
     inst, inst_e, cat, cat_e, shade = (a[chosen] for a in columns)
     difference = cat - inst
     middle = float(np.median(shade))
-    columns, held = _regressors(shade - middle, cat - np.median(difference), params)
+    regressors, held = _regressors(shade - middle, cat - np.median(difference), params)
     if position is not None and chosen.sum() >= params.min_surface_matches:
-        columns = np.hstack([columns, _surface_terms(np.asarray(position, np.float64)[chosen])])
-    fit = fit_linear(columns, difference - held, np.maximum(np.hypot(inst_e, cat_e), 1e-4))
+        regressors = np.hstack([regressors, _surface_terms(np.asarray(position, np.float64)[chosen])])
+    fit = fit_linear(regressors, difference - held, np.maximum(np.hypot(inst_e, cat_e), 1e-4))
     value, cov = _named(fit, params)
     # The fit is about the median colour; the zero point is at colour 0.
     back = np.array([1.0, -middle, 0.0])
