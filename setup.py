@@ -36,7 +36,10 @@ setup(
     ext_modules=cythonize(
         extensions,
         compiler_directives={
-            "language_level": 3, "boundscheck": False, "wraparound": False, "cdivision": True,
+            "language_level": 3,
+            "boundscheck": False,
+            "wraparound": False,
+            "cdivision": True,
             "initializedcheck": False,
         },
     )
