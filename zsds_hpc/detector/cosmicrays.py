@@ -36,7 +36,7 @@ class CosmicRayParams(Params):
     min_chain: int = param(3, "Pixels that such a chain needs.", "px", ge=2, le=100)
     n_sigma_grow: float = param(1.5, "Significance for pixels that touch a hit.", ge=1, le=20)
     n_sigma_pixel: float = param(3.0, "Only pixels this far above the sky are looked at.", ge=2, le=20)
-    n_sigma_alone: float = param(4.0, "A hit without a chain stands this far above the sky.", ge=2, le=20)
+    n_sigma_alone: float = param(4.3, "A hit without a chain stands this far above the sky.", ge=2, le=20)
     n_sigma_pixel_grow: float = param(2.0, "The same for pixels that touch a hit.", ge=1, le=20)
     n_sigma_star: float = param(60.0, "Peaks above this S/N set the filters' levels.", ge=10, le=1000)
     max_n_stars: int = param(400, "At most this many peaks are used for it.", ge=20, le=10000)
