@@ -18,8 +18,8 @@ from zsds_hpc.archive import paths
 from zsds_hpc.core import ids
 
 APERTURES_PIX = "2,3,4,6,10,14"
-#: Distance (px) within which a detection is compared with an isolated star.
-MATCH_PIX = 1.5
+#: Positions are compared for stars without neighbours whose ideal S/N is at least this, whatever a program says of it.
+POSITION_SNR = 15.0
 _FILTER = "CONV NORM\n1 2 1\n2 4 2\n1 2 1\n"
 _COLUMNS = """NUMBER XWIN_IMAGE YWIN_IMAGE ERRAWIN_IMAGE ERRBWIN_IMAGE ERRTHETAWIN_IMAGE ALPHAWIN_J2000 DELTAWIN_J2000
 FLUX_APER(6) FLUXERR_APER(6) FLUX_AUTO FLUXERR_AUTO KRON_RADIUS FLUX_RADIUS A_IMAGE B_IMAGE THETA_IMAGE FWHM_IMAGE
@@ -34,11 +34,11 @@ def own_accuracy(science: Science) -> dict[str, float]:
     """What the suite reached on this channel."""
     matched = sources.match(science)
     places, mags = astrometry.check(science, matched), photometry.check(science, matched)
-    good = places.is_clean & places.is_measured
+    good = places.is_clean & (places.snr >= POSITION_SNR)
     return {
         "map_error_mas": places.map_rms_mas,
         "gaia_stars": float(places.n_stars),
-        "star_position_rms_mas": astrometry.rms_per_axis(places.residuals[good]) or np.nan,
+        "star_position_rms_snr15_mas": astrometry.rms_per_axis(places.residuals[good]) or np.nan,
         "zero_point_error_mmag": 1000.0 * mags.zero_point_error,
         "zero_point_unc_mmag": 1000.0 * mags.zero_point_unc,
         "n_detections": float(mags.n_detections),
@@ -97,12 +97,12 @@ def source_extractor(science: Science, folder: Path) -> tuple[float, dict[str, f
     matched = sources.match_positions(science, found, rows["FLUX_AUTO"])
     objects, row = matched.objects, matched.row
     pick = objects["is_star"] & (row >= 0) & (objects["contamination"] < astrometry.CLEAN)
-    pick &= sources.inside(science, objects["x"], objects["y"])
+    pick &= sources.inside(science, objects["x"], objects["y"]) & (objects["snr"] >= POSITION_SNR)
     star, own = objects[pick], rows[row[pick]]
-    good = (own["FLUX_AUTO"] >= 10.0 * own["FLUXERR_AUTO"]) & (own["FLAGS"] & 4 == 0)
+    good = own["FLAGS"] & astrometry.SATURATED_FLAG == 0
     offset = found[row[pick]][good] - np.stack([star["x"], star["y"]], axis=1)[good]
     rms = astrometry.rms_per_axis(offset * astrometry.SCALE_MAS) or np.nan
-    return seconds, {"n_detections": float(len(rows)), "star_position_rms_mas": rms}
+    return seconds, {"n_detections": float(len(rows)), "star_position_rms_snr15_mas": rms}
 
 
 def _gaia_ldac(science: Science, path: Path) -> None:

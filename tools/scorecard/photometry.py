@@ -23,6 +23,8 @@ class PhotometryCheck:
     ----------
     zero_point_error, zero_point_unc, color_error, color_unc : float
         mag; product minus truth. NaN where there is no zero point.
+    typical_color : float
+        Median colour of the calibrators, mag.
     mag, residual, snr : ndarray
         True magnitude, calibrated aperture magnitude minus true (mag), ideal S/N, of isolated stars.
     n_true, n_found : ndarray, shape (n_bins,)
@@ -35,6 +37,7 @@ class PhotometryCheck:
     zero_point_unc: float
     color_error: float
     color_unc: float
+    typical_color: float
     mag: NDArray
     residual: NDArray
     snr: NDArray
@@ -53,7 +56,7 @@ def check(science: Science, matched: Matched) -> PhotometryCheck:
     usable = usable_at(science, *science.positions.T)
     return PhotometryCheck(
         zero - facts["zero_point_channel"], header.get("MAGZPUNC", np.nan), color - facts["color_coefficient"],
-        header.get("CLRCOUNC", np.nan), mag, residual, snr, n_true, n_found,
+        header.get("CLRCOUNC", np.nan), header.get("CLRMED", np.nan), mag, residual, snr, n_true, n_found,
         int(usable.sum()), int((usable & ~matched.is_known).sum()),
     )  # fmt: skip
 
@@ -100,9 +103,9 @@ def metrics(checks: list[PhotometryCheck]) -> list[Metric]:
 
 def zero_point_metrics(checks: list[PhotometryCheck]) -> list[Metric]:
     """Zero point and colour coefficient."""
-    error, unc, color, color_unc = (
+    error, unc, color, color_unc, typical = (
         np.array([getattr(c, name) for c in checks])
-        for name in ("zero_point_error", "zero_point_unc", "color_error", "color_unc")
+        for name in ("zero_point_error", "zero_point_unc", "color_error", "color_unc", "typical_color")
     )
     n = f"{np.isfinite(error).sum()} of {len(checks)} channels"
     worst, rms, pull = _largest(error * MMAG), _rms(error * MMAG), _rms(error / unc)
@@ -110,6 +113,11 @@ def zero_point_metrics(checks: list[PhotometryCheck]) -> list[Metric]:
         at_most("zero_point_worst_mmag", worst, 3.0, f"largest |MAGZP - true zero point|, {n}"),
         at_most("zero_point_rms_mmag", rms, 3.0, "rms of the same"),
         at_most("zero_point_pull", pull, 1.3, "rms of error over stated MAGZPUNC; 1 is honest"),
+        reported(
+            "zero_point_typical_color_worst_mmag",
+            _largest((error + color * typical) * MMAG),
+            "the worst at the calibrators' median colour instead of colour 0, which is extrapolated",
+        ),
         reported("zero_point_unc_mmag", float(np.nanmedian(unc) * MMAG) if len(unc) else None, "median MAGZPUNC"),
         reported("color_coefficient_rms_mmag", _rms(color * MMAG), "rms of CLRCOEFF - truth, mmag per mag"),
         reported("color_coefficient_pull", _rms(color / color_unc), "rms of error over stated CLRCOUNC"),
