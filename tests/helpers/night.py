@@ -111,14 +111,20 @@ def records(archive: Path) -> dict[str, dict[str, Any]]:
 
 
 def tables(archive: Path) -> dict[str, list[str]]:
-    """Every row of the database without the facts of its run."""
+    """Every row of the database without the facts of its run; JSON columns with their keys in order."""
     facts = ("job", "cpu_s", "peak_mib")
+
+    def plain(value):
+        is_json = isinstance(value, str) and value.startswith("{")
+        return json.dumps(json.loads(value), sort_keys=True) if is_json else value
+
     with contextlib.closing(sqlite3.connect(archive / "zsds.sqlite")) as connection:
         connection.row_factory = sqlite3.Row
         names = [row[0] for row in connection.execute("select name from sqlite_master where type = 'table'")]
         rows = {name: connection.execute(f'select * from "{name}"').fetchall() for name in names}
     return {
-        name: sorted(str({k: v for k, v in dict(r).items() if k not in facts}) for r in rows[name]) for name in rows
+        name: sorted(str({k: plain(v) for k, v in dict(r).items() if k not in facts}) for r in rows[name])
+        for name in rows
     }
 
 
