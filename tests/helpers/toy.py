@@ -22,6 +22,8 @@ from zsds_hpc.production.runner import Job, run_pipeline
 from zsds_hpc.settings.camera import load_camera
 
 NIGHT = mininight.NIGHT
+#: Where the toy pipeline writes.
+OUT = f"sci/{NIGHT[:4]}/{NIGHT[4:]}"
 
 
 class ToyParams(Params):
@@ -74,7 +76,7 @@ def act(does: str, work) -> None:
 
 def run_unit(unit, work, params):
     """Write two products, then do what the unit does."""
-    names = [f"out/{unit.unit_id}.{part}" for part in "ab"]
+    names = [f"{OUT}/{unit.unit_id}.{part}" for part in "ab"]
     if rank_of(work.comm) == 0:
         for name in names:
             work.stage.path(name).write_text(f"{name} level {params.level}\n" * 50)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.launch import launch
+from tests.helpers.toy import OUT
 from zsds_hpc.archive import database
 from zsds_hpc.archive.atomic import sha256_of
 from zsds_hpc.parallel import slabs
@@ -70,7 +71,7 @@ def test_states_and_products_are_the_same_for_any_number_of_ranks(tmp_path, ense
         root = place / "archive"
         rows = states(root)
         assert {name: state for name, (state, _) in rows.items()} == {n: EXPECTED[n] for n in units}
-        hashes = {p.name: sha256_of(p) for p in root.glob("out/*")}
+        hashes = {p.name: sha256_of(p) for p in root.glob(f"{OUT}/*")}
         metrics = {p.stem: json.loads(p.read_text())["metrics"] for p in root.glob("records/toy/*/*.json")}
         found.append((hashes, metrics))
         assert not list(root.rglob("*.zsds-tmp"))

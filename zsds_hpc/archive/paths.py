@@ -56,6 +56,11 @@ def record(pipeline: str, night: str, unit_id: str) -> str:
     return f"records/{pipeline}/{night}/{unit_id}.json"
 
 
+def places(pipeline: str, night: str) -> list[str]:
+    """Directories in which a pipeline's run of a night writes."""
+    return [f"{top}/{_date_dirs(night)}" for top in ("raw", "cal", "sci")] + [f"records/{pipeline}/{night}"]
+
+
 def manifest(night: str) -> str:
     """Copy of the night's manifest as it was last taken in."""
     return f"raw/{_date_dirs(night)}/manifest_{night}.txt"

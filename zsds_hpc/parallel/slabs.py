@@ -1,5 +1,6 @@
 """Row slabs: frames read by rank are exchanged once, so that each rank owns all frames of its rows."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -20,36 +21,40 @@ def my_frames(comm: Any, n_frames: int) -> range:
     return range(mine.start, mine.stop)
 
 
-def to_slabs(comm: Any, frames: np.ndarray) -> np.ndarray:
+def to_slabs(comm: Any, frames: Sequence[np.ndarray], shape: tuple[int, int]) -> Sequence[np.ndarray]:
     """Exchange whole frames for row slabs.
 
     Parameters
     ----------
     comm : communicator or None
-    frames : ndarray, shape (n_mine, ny, nx), float32
+    frames : sequence of ndarray, shape (ny, nx), float32
         Frames of this rank, possibly none; the stack holds rank 0's first, then rank 1's, and so on.
+    shape : tuple of int
+        (ny, nx) of a frame.
 
     Returns
     -------
-    ndarray, shape (n_frames, n_rows, nx), float32
+    sequence of n_frames ndarray, shape (n_rows, nx), float32
         All frames of this rank's rows, in order.
     """
     if comm is None:
         return frames
     edges = np.cumsum([0, *comm.allgather(len(frames))])
     owners = [slice(a, b) for a, b in pairwise(edges)]
-    n_y, n_x = frames.shape[1:]
+    n_y, n_x = shape
     rows = shares(n_y, comm.size)
     mine = rows[comm.rank]
     slab = np.empty((int(edges[-1]), mine.stop - mine.start, n_x), np.float32)
     for turn in range(comm.size):
         to, source = (comm.rank + turn) % comm.size, (comm.rank - turn) % comm.size
-        send = np.ascontiguousarray(frames[:, rows[to]])
+        send = np.empty((len(frames), rows[to].stop - rows[to].start, n_x), np.float32)
+        for k, frame in enumerate(frames):
+            send[k] = frame[rows[to]]
         receive = slab[owners[source]]
         check_counts([send.size])
         check_counts([receive.size])
         comm.Sendrecv(send, dest=to, recvbuf=receive, source=source)
-    return slab
+    return list(slab)
 
 
 def gather_rows(comm: Any, slab: np.ndarray, n_y: int) -> np.ndarray:
@@ -68,14 +73,3 @@ def gather_rows(comm: Any, slab: np.ndarray, n_y: int) -> np.ndarray:
     whole = np.empty((n_y if comm.rank == 0 else 0, n_x), slab.dtype)
     comm.Gatherv(slab, [whole, counts] if comm.rank == 0 else None, root=0)
     return whole
-
-
-def broadcast_image(comm: Any, image: np.ndarray | None, shape: tuple[int, int], dtype: Any) -> np.ndarray:
-    """Image of rank 0 on every rank of the group."""
-    if comm is None:
-        assert image is not None
-        return image
-    buffer = np.ascontiguousarray(image) if comm.rank == 0 else np.empty(shape, dtype)
-    check_counts([buffer.size])
-    comm.Bcast(buffer, root=0)
-    return buffer

@@ -27,7 +27,7 @@ class Stack:
 
     Attributes
     ----------
-    slab : ndarray, shape (n_frames, n_rows, nx), float32
+    slab : sequence of n_frames ndarray, shape (n_rows, nx), float32
     names : tuple of str
         Frames used, in order.
     rejected : tuple of str
@@ -38,7 +38,7 @@ class Stack:
         Channel of the frames, with the gain and read noise of their headers.
     """
 
-    slab: np.ndarray
+    slab: Sequence[np.ndarray]
     names: tuple[str, ...]
     rejected: tuple[str, ...]
     facts: tuple[dict[str, Any], ...]
@@ -89,10 +89,8 @@ def read_stack(
     if len(good) < n_min:
         lost = f"; first lost: {rejected[0]}" if rejected else ""
         raise AlgorithmFailure(f"{len(good)} frames, at least {n_min} are needed{lost}", n_frames=len(good))
-    mine = np.stack(images) if images else np.empty((0, *camera.shape), np.float32)
-    images.clear()
     return Stack(
-        slabs.to_slabs(comm, mine),
+        slabs.to_slabs(comm, images, camera.shape),
         tuple(name for name, _, _ in good),
         rejected,
         tuple(facts for _, _, facts in good),
@@ -114,7 +112,7 @@ def product_cards(stack_names: Sequence[str], n_rejected: int, channel: Channel,
 
 
 def write_image(path: Path, pix: np.ndarray, cards: list[Card], metrics: dict[str, Any]) -> None:
-    """Write a one-image calibration product; numbers of `metrics` go into HISTORY-free cards Q_1.. by name."""
+    """Write a one-image calibration product, the numbers of `metrics` as HIERARCH cards of their names."""
     numbers: list[Card] = [
         (f"HIERARCH {key.upper()}"[:60], float(value)) for key, value in metrics.items()
         if isinstance(value, (int, float)) and np.isfinite(value)

@@ -100,7 +100,8 @@ def combine_files(
         prepare = _preparer(source, bias, mask, params, camera.overscan_n_skip)
         stack = ensemble.read_stack(source.files, camera, source.rcid, prepare, comm, params.flat.n_frames_min)
     with work.timers("combine"):
-        part = combine_highv_flat(stack.slab, params.flat)
+        with agree(comm, "combining"):
+            part = combine_highv_flat(stack.slab, params.flat)
         whole = [slabs.gather_rows(comm, image, camera.n_y) for image in part]
     with agree(comm, "writing"), work.timers("write"):
         return _write(stack, HighvFlat(*whole), mask, source, place, params) if rank_of(comm) == 0 else {}

@@ -72,7 +72,8 @@ def combine_files(
     with work.timers("read"):
         stack = ensemble.read_stack(files, camera, rcid, _preparer(params, camera), comm, params.superbias.n_frames_min)
     with work.timers("combine"):
-        part = combine_superbias(stack.slab, params.superbias)
+        with agree(comm, "combining"):
+            part = combine_superbias(stack.slab, params.superbias)
         whole = [slabs.gather_rows(comm, image, camera.n_y) for image in part]
     with agree(comm, "writing"), work.timers("write"):
         return _write(stack, Superbias(*whole), place, params) if rank_of(comm) == 0 else {}

@@ -61,7 +61,8 @@ def run_pipeline(job: Job, request: Request) -> int:
     with agree(job.comm, "planning"):
         if mpi.rank_of(job.comm) == 0:
             engine = job.archive.engine()
-            n_removed = remove_leftovers(job.archive.root)
+            places = paths.places(job.pipeline.name, request.night)
+            n_removed = sum(remove_leftovers(job.archive.path(place)) for place in places)
             units = _ordered(job.pipeline.plan(job.archive, engine, job.params, request), request)
             job.log.info("%s: %d units planned, %d leftovers removed", job.pipeline.name, len(units), n_removed)
     units = mpi.broadcast(job.comm, units)

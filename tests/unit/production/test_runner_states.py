@@ -10,7 +10,7 @@ import time
 import pytest
 
 from tests.helpers import launch, toy
-from tests.helpers.toy import NIGHT, ToyParams
+from tests.helpers.toy import NIGHT, OUT, ToyParams
 from zsds_hpc.archive import atomic, database
 from zsds_hpc.archive.provenance import read_record
 from zsds_hpc.core.states import State
@@ -65,7 +65,7 @@ class Night:
         return rows
 
     def products(self):
-        return sorted(path.name for path in (self.root / "out").glob("*")) if (self.root / "out").exists() else []
+        return sorted(path.name for path in (self.root / OUT).glob("*")) if (self.root / OUT).exists() else []
 
     def no_leftovers(self):
         return not [p for p in self.root.rglob("*") if p.name.endswith(".zsds-tmp")]
@@ -118,7 +118,7 @@ def test_nothing_to_do(night):
 
 def test_resume_skips_the_sealed(night):
     night.run(a="done", b="done", c="no_work", d="bad", e="fail", f="retry", g="blocked", h="crash")
-    before = {p: p.stat().st_mtime_ns for p in (night.root / "out").iterdir()}
+    before = {p: p.stat().st_mtime_ns for p in (night.root / OUT).iterdir()}
     assert night.run(a="done", b="done", c="done", d="done", e="done", f="done", g="done", h="done") == 20
     assert night.made == ["f", "g"], "final states are looked up, passing ones tried again"
     assert all(p.stat().st_mtime_ns == t for p, t in before.items())
@@ -132,7 +132,7 @@ def test_changed_params_are_made_again(night):
     first = night.record("a")
     assert night.run(a="done", params=ToyParams(level=2)) == 0
     assert night.made == ["a"] and night.record("a").fingerprint != first.fingerprint
-    assert (night.root / "out" / "a.a").read_text().startswith("out/a.a level 2")
+    assert (night.root / OUT / "a.a").read_text().startswith(f"{OUT}/a.a level 2")
 
 
 def test_changed_camera_is_made_again(night, monkeypatch):
@@ -148,7 +148,7 @@ _camera = toy.load_camera
 @pytest.mark.parametrize("harm", ["flip", "cut", "remove", "record_cut", "record_remove"])
 def test_harmed_products_are_made_again(night, harm):
     night.run(a="done", b="done")
-    product, record = night.root / "out" / "a.b", night.root / "records" / "toy" / NIGHT / "a.json"
+    product, record = night.root / OUT / "a.b", night.root / "records" / "toy" / NIGHT / "a.json"
     whole, at = product.read_bytes(), record if harm.startswith("record") else product
     data = bytearray(at.read_bytes())
     data[len(data) // 2] ^= 1
@@ -160,7 +160,7 @@ def test_harmed_products_are_made_again(night, harm):
 
 def test_touching_a_product_changes_nothing(night):
     night.run(a="done")
-    os.utime(night.root / "out" / "a.a", (0, 0))
+    os.utime(night.root / OUT / "a.a", (0, 0))
     night.run(a="done")
     assert night.made == []
 
