@@ -50,6 +50,8 @@ header:                       # role -> keyword in the raw file
    filter_id: FILTERID, jd: OBSJD, mjd: OBSMJD, shutter_open: SHUTOPEN, shutter_close: SHUTCLSD, airmass: AIRMASS,
    program_id: PROGRMID, program_pi: PROGRMPI, gain_e: GAIN, read_noise_e: READNOI, ccdid: CCD_ID}
 required: [image_type, exptime_s, field, ra_deg, dec_deg, filter, jd, program_id, ccdid]
+telemetry: [CCDTMP, HEADTEMP, DEWPRESS, DETHEAT, FOCUSPOS, INST_, THETA_, TEMPTURE, WIND, DEWPOINT, WETNESS, HUMIDITY,
+            PRESSURE, CLOUDS, SUN, MOON, AZIMUTH, ELVATION, DOME]
 image_types: {bias: [bias], flat: [flat], dark: [dark], object: [object]}
 filters:
   zg: {fid: 1, name: ZTF_g, band: g, color: [g, r]}

@@ -27,6 +27,28 @@ manifest_files = sa.Table(
     sa.Column("reason", sa.Text, nullable=False, default=""),
 )
 
+raw_files = sa.Table(
+    "raw_files",
+    metadata,
+    sa.Column("filename", sa.String(100), primary_key=True),
+    sa.Column("path", sa.String(200), nullable=False),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("unit_id", sa.String(100), nullable=False, index=True),
+    sa.Column("night", sa.String(8), nullable=False, index=True),
+    sa.Column("kind", sa.String(1), nullable=False),
+    sa.Column("filtercode", sa.String(2), nullable=False),
+    sa.Column("field", sa.Integer, nullable=False),
+    sa.Column("ccdid", sa.Integer, nullable=False),
+    sa.Column("programid", sa.Integer),
+    sa.Column("program_pi", sa.String(80)),
+    sa.Column("obsjd", sa.Float),
+    sa.Column("exptime_s", sa.Float),
+    sa.Column("airmass", sa.Float),
+    sa.Column("ra_deg", sa.Float),
+    sa.Column("dec_deg", sa.Float),
+    sa.Column("telemetry", sa.JSON),
+)
+
 channel_images = sa.Table(
     "channel_images",
     metadata,
@@ -45,7 +67,7 @@ channel_images = sa.Table(
     sa.Column("airmass", sa.Float),
     sa.Column("ra_deg", sa.Float),
     sa.Column("dec_deg", sa.Float),
-    sa.Column("telemetry", sa.JSON),
+    sa.Column("metrics", sa.JSON),
 )
 
 calibrations = sa.Table(

@@ -213,6 +213,12 @@ def read_exposure(file: FitsFile, camera: Camera) -> Exposure:
     return _exposure(_Roles([file.header(0)], camera, file.name), camera, file.name)
 
 
+def telemetry_of(file: FitsFile, camera: Camera) -> dict[str, Any]:
+    """Cards of the primary header whose keywords begin as the camera's `telemetry` says."""
+    cards = clean_cards(file.header(0)) if camera.telemetry else []
+    return {card[0]: card[1] for card in cards if card[0].startswith(camera.telemetry)}
+
+
 def read_raw_channels(file: FitsFile, camera: Camera, channels: list[Channel]) -> list[RawChannel]:
     """Decompress and split a raw file into its readout channels.
 

@@ -303,6 +303,8 @@ def _astrometry(bench: _Bench, catalogue: np.ndarray, references: References, se
     reference = Reference(gaia["ra"], gaia["dec"], gaia["mag"].astype(float), gaia_error.astype(float))
     result = calibrate_astrometry(found, reference, references.wcs, setting.camera.shape, params.astrometry)
     bench.note("astrometry:", **result.metrics)
+    bench.metrics["astrometric_residual_map_arcsec"] = result.residuals.median_arcsec.tolist()
+    bench.metrics["scale_change_map_percent"] = result.scale.map_percent.tolist()
     return result.wcs
 
 

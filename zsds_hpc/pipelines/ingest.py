@@ -132,7 +132,8 @@ def run_unit(unit: Unit, work: Work, params: IngestParams) -> dict[str, Any]:
         work.stage.path(paths.raw(name)).write_bytes(file.data)
         channels = [_one_channel(image, name, work, params) for image in images]
     exposure = dataclasses.asdict(images[0].exposure)
-    return {"exposure": exposure, "channels": channels, "late": unit.attrs["late"]}
+    telemetry = rawfiles.telemetry_of(file, camera)
+    return {"exposure": exposure, "telemetry": telemetry, "channels": channels, "late": unit.attrs["late"]}
 
 
 def delivered(data: bytes, filename: str, size: int, sha256: str) -> bytes:
@@ -222,8 +223,9 @@ def raw_metrics(image: rawfiles.RawChannel, camera: Camera) -> dict[str, float]:
 
 
 def catalogue(engine: Engine, camera: Camera, records: Sequence[Record]) -> None:
-    """Enter states of manifest files, and the channel images of sealed units."""
-    rows, files = [], []
+    """Enter states of manifest files, and raw files and channel images of sealed units."""
+    rows: list[dict[str, Any]] = []
+    files, raw = [], []
     nights = sorted({record.night for record in records})
     listed = {row["filename"]: row for row in database.get(engine, database.manifest_files, night=nights)}
     for record in records:
@@ -232,28 +234,46 @@ def catalogue(engine: Engine, camera: Camera, records: Sequence[Record]) -> None
         late = "late: arrived after the night was first taken in" if record.metrics.get("late") else ""
         if listed.get(filename, {}).get("sha256") == sha256:  # not where the manifest has since changed its mind
             files.append({**listed[filename], "state": state, "reason": record.reason or late})
-        rows += [_image_row(record, filename, item) for item in record.metrics.get("channels", [])]
+        if record.outputs:
+            raw.append(_raw_row(record, filename))
+            rows += [_image_row(record, filename, item) for item in record.metrics["channels"]]
     database.put(engine, database.manifest_files, files)
+    database.put(engine, database.raw_files, raw)
     database.put(engine, database.channel_images, rows)
 
 
-def _image_row(record: Record, filename: str, item: dict[str, Any]) -> dict[str, Any]:
+def _common(record: Record, filename: str, path: str) -> dict[str, Any]:
+    """Columns that a raw file and its channel images share."""
     name, exposure = parse_raw_name(filename), record.metrics["exposure"]
     kept = ("programid", "exptime_s", "airmass", "ra_deg", "dec_deg")
     return {
-        "path": item["path"],
-        "sha256": record.outputs[item["path"]].sha256,
+        "path": path,
+        "sha256": record.outputs[path].sha256,
         "unit_id": record.unit_id,
         "night": record.night,
-        "rawname": filename,
         "kind": name.kind,
         "filtercode": name.filtercode,
         "field": name.field,
-        "rcid": item["rcid"],
         "obsjd": exposure["jd"],
         **{key: exposure[key] for key in kept},
-        "telemetry": item,
     }
+
+
+def _raw_row(record: Record, filename: str) -> dict[str, Any]:
+    name = parse_raw_name(filename)
+    return {
+        **_common(record, filename, paths.raw(name)),
+        "filename": filename,
+        "ccdid": name.ccdid,
+        "program_pi": record.metrics["exposure"]["program_pi"],
+        "telemetry": record.metrics["telemetry"],
+    }
+
+
+def _image_row(record: Record, filename: str, item: dict[str, Any]) -> dict[str, Any]:
+    figures = {key: value for key, value in item.items() if key not in ("path", "rcid")}
+    common = _common(record, filename, item["path"])
+    return {**common, "rawname": filename, "rcid": item["rcid"], "metrics": figures}
 
 
 PIPELINE = Pipeline(

@@ -13,7 +13,7 @@ def enter_records(engine: Engine, camera: Camera, pipeline: Pipeline, records: S
     """Enter a batch of records: the units' states, and the products by the pipeline's own rule."""
     database.put(engine, database.units, [_unit_row(record) for record in records])
     gone = [record.unit_id for record in records if not record.outputs]
-    for table in (database.channel_images, database.calibrations, database.science_images):
+    for table in (database.raw_files, database.channel_images, database.calibrations, database.science_images):
         database.remove(engine, table, unit_id=gone)  # products of an earlier run, no longer vouched for
     pipeline.catalogue(engine, camera, records)
 

@@ -133,6 +133,7 @@ class Camera(Params):
     has_checksums: bool = param(True, "Raw files must carry CHECKSUM and DATASUM in every unit.")
     header: dict[str, str] = param(..., "Role -> keyword in the raw header.")
     required: tuple[str, ...] = param((), "Roles without which a science file is refused.")
+    telemetry: tuple[str, ...] = param((), "Beginnings of the keywords whose cards the database keeps for each file.")
     image_types: dict[str, tuple[str, ...]] = param(
         ..., "Kind (bias flat dark object) -> values of the image-type card."
     )
