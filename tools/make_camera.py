@@ -6,7 +6,7 @@ tangent-plane coordinate is tan(r)), a field flattener in front of each CCD (a r
 centre), and small rotations and tilts of the CCDs.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -155,13 +155,15 @@ def camera_text() -> str:
     return "".join(lines)
 
 
-def main(argv: list[str]) -> None:
+def main() -> None:
     """Write the file."""
-    out = Path(argv[0]) if argv else Path("config/cameras/ztf.yml")
+    parser = argparse.ArgumentParser(description="Write the camera file of the ZTF mosaic.")
+    parser.add_argument("out", nargs="?", type=Path, default=Path("config/cameras/ztf.yml"))
+    out = parser.parse_args().out
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(camera_text())
     print(f"{out}: {out.stat().st_size} bytes")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
