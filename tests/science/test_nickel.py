@@ -24,7 +24,7 @@ MISPRINTS_ARCMIN = {"PG1323-086B": 1.0}
 FLAT = ["flat.n_frames_min=3", "flat.surface_degree=0"]
 MEASURE = [
     "measure.aperture_diameters_pix=[10, 14, 20, 26, 32, 40]", "growth.base_diameter_pix=20",
-    "growth.outer_diameter_pix=40", "detect.isophote_sigma=10",
+    "detect.isophote_sigma=10",
 ]  # fmt: skip
 STANDARDS = [
     "zeropoint_aperture=4", "zeropoint.min_matches=3", "zeropoint.bright_mag=10", "zeropoint.blue_color=-0.5",

@@ -191,7 +191,9 @@ class ApertureCorrectionParams(Params):
     max_stars: int = param(1000, "Stars used at most, brightest first.", ge=5, le=10000)
     min_stars: int = param(5, "With fewer stars the mean profile is used.", ge=3, le=1000)
     base_diameter_pix: float = param(6.0, "Aperture that the others are compared with.", unit="pix", ge=1.0, le=50.0)
-    outer_diameter_pix: float = param(24.0, "Aperture up to which light is measured.", unit="pix", ge=10.0, le=200.0)
+    outer_diameter_pix: float = param(
+        24.0, "Aperture up to which light is measured, or the largest one if wider.", unit="pix", ge=10.0, le=200.0
+    )
     wing_exponent: float = param(
         3.0,
         "Light missing outside radius r falls as r to minus this, from half the outer aperture on.",
@@ -253,10 +255,8 @@ def aperture_corrections(
         Too few stars and no mean star profile either.
     """
     chosen = _growth_stars(catalogue, params)
-    radii = np.unique(
-        [*diameters_pix, params.base_diameter_pix, params.outer_diameter_pix / 2, params.outer_diameter_pix]
-    )
-    radii = radii[radii <= params.outer_diameter_pix] / 2
+    outer_pix = max(params.outer_diameter_pix, params.base_diameter_pix, *diameters_pix)
+    radii = np.unique([*diameters_pix, params.base_diameter_pix, outer_pix / 2, outer_pix]) / 2
     if chosen.size < params.min_stars:
         return _profile_corrections(sources.profile, diameters_pix, chosen.size)
     sums = _growth_sums(pix_sub, mask, sources, catalogue[chosen], radii)
@@ -264,7 +264,7 @@ def aperture_corrections(
     ratio, unc = _growth_curve(
         sums, sky_noise[:, None] * radii / radii[0], int(np.searchsorted(radii, params.base_diameter_pix / 2))
     )
-    middle = int(np.searchsorted(radii, params.outer_diameter_pix / 4))
+    middle = int(np.searchsorted(radii, outer_pix / 4))
     missing = max(ratio[-1] - ratio[middle], 0.0) / (2**params.wing_exponent - 1)
     total = ratio[-1] + missing
     at = np.searchsorted(radii, np.array(diameters_pix) / 2)
