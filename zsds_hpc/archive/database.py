@@ -132,7 +132,8 @@ def open_database(root: str | Path, url: str | None = None) -> sa.Engine:
     Raises
     ------
     UsageError
-        The URL is not one, its driver is not installed, or the file is not a database.
+        The URL is not one, its driver is not installed, the file is not a database, or its tables are of another
+        version of the software.
     Retryable
         The database cannot be reached or is locked.
     """
@@ -142,11 +143,23 @@ def open_database(root: str | Path, url: str | None = None) -> sa.Engine:
     try:
         engine = sa.create_engine(url)
         metadata.create_all(engine)
+        _check_columns(engine, _shown(url))
     except sa.exc.OperationalError as error:
         raise Retryable(f"database {_shown(url)}: {error.orig}") from error
     except (sa.exc.SQLAlchemyError, ImportError, ValueError) as error:
         raise UsageError(f"database {_shown(url)}: {getattr(error, 'orig', error)}") from error
     return engine
+
+
+def _check_columns(engine: sa.Engine, name: str) -> None:
+    inspector = sa.inspect(engine)
+    for table in metadata.sorted_tables:
+        lacking = {column.name for column in table.columns} - {c["name"] for c in inspector.get_columns(table.name)}
+        if lacking:
+            raise UsageError(
+                f"database {name} is of another version: table {table.name} has no column {min(lacking)}; move it away "
+                "and run its nights again: it is filled from the records, and nothing sealed is made again"
+            )
 
 
 def _shown(url: str) -> str:

@@ -79,3 +79,12 @@ def test_remove(engine):
     ]  # fmt: skip
     database.remove(engine, table, filename=[])
     assert len(database.get(engine, table)) == 2
+
+
+def test_tables_of_another_version(tmp_path):
+    """A column that came since is missed at once, with the remedy, and not at the first row."""
+    engine = database.open_database(tmp_path)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE units DROP COLUMN peak_mib")
+    with pytest.raises(UsageError, match="table units has no column peak_mib; move it away"):
+        database.open_database(tmp_path)
