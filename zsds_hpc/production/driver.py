@@ -26,6 +26,9 @@ def add_archive_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--refcats", type=Path, metavar="DIR", help="stores `gaia` and `ps1` (calibrate)")
     parser.add_argument("--only", action="append", default=[], metavar="TEXT", help="only units whose id has TEXT")
     parser.add_argument("--retry-failed", action="store_true", help="also units that failed or were unprocessable")
+    parser.add_argument(
+        "--trust-sizes", action="store_true", help="sealed products of the right size are not hashed again"
+    )
     parser.add_argument("--database", metavar="URL", help="SQLAlchemy URL instead of the embedded SQLite file")
     parser.add_argument("--dry-run", action="store_true", help="list the units, run none")
     add_settings_options(parser)
@@ -91,7 +94,15 @@ def _run(name: str, options: argparse.Namespace, comm: Any) -> int:
             return _list_units(name, archive, params, request) if rank_of(comm) == 0 else EXIT_CLEAN
     job_id = broadcast(comm, new_job_id(name))
     with agree(comm, "logs"):
-        job = Job(get_pipeline(name), archive, params, job_id, comm, retry_failed=options.retry_failed)
+        job = Job(
+            get_pipeline(name),
+            archive,
+            params,
+            job_id,
+            comm,
+            retry_failed=options.retry_failed,
+            trust_sizes=options.trust_sizes,
+        )
     return run_pipeline(job, request)
 
 

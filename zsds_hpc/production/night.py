@@ -40,6 +40,10 @@ def add_command(commands: Any) -> None:
     run.add_argument("--pipelines", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help="some only")
     run.add_argument("--watch", action="store_true", help="poll for arrivals until the manifest is complete")
     run.add_argument("--poll-s", type=float, default=10.0, help="seconds between polls (default: 10)")
+    run.add_argument(
+        "--trust-sizes", action="store_true",
+        help="sealed products of the right size are not hashed again (as in all but the first pass of --watch)",
+    )  # fmt: skip
     run.add_argument("--dry-run", action="store_true", help="print the commands, run none")
     run.set_defaults(run_command=_run)
     status = actions.add_parser("status", help="every file of the manifest and every unit accounted for")
@@ -112,9 +116,8 @@ def _watch(options: argparse.Namespace, stop: _Stop) -> int:
         now = _arrived(options.incoming)
         if now != seen or waiting & now.keys():
             code, seen = _all_pipelines(options, stop), now
-            if code == EXIT_USAGE:
-                break
-            waiting = _waiting(options)
+            options.trust_sizes = True  # hashing the whole night at every arrival would take longer than the night
+            waiting = set() if code == EXIT_USAGE else _waiting(options)
             if not waiting and _arrived(options.incoming) == seen:
                 break
         stop.asked.wait(options.poll_s)
@@ -144,6 +147,7 @@ def _launch(name: str, options: argparse.Namespace, site: SiteFacts, stop: _Stop
     command += ["--incoming", str(options.incoming)] if name == "ingest" else []
     command += ["--refcats", str(options.refcats)] if name == "calibrate" else []
     command += ["--database", options.database] if options.database else []
+    command += ["--trust-sizes"] if options.trust_sizes else []
     if options.dry_run:
         print(" ".join(command))
         return EXIT_CLEAN

@@ -42,7 +42,9 @@ class Night:
         self.root, self.plan, self.trace = place / "archive", place / "plan.json", place / "trace"
 
     def run(self, ensemble=False, **units):
-        job = {key: units.pop(key) for key in ("params", "max_unforeseen", "retry_failed") if key in units}
+        job = {
+            key: units.pop(key) for key in ("params", "max_unforeseen", "retry_failed", "trust_sizes") if key in units
+        }
         self.plan.write_text(json.dumps({name: [does, 1.0] for name, does in units.items()}))
         self.trace.unlink(missing_ok=True)
         os.environ["TOY_TRACE"] = str(self.trace)
@@ -156,6 +158,17 @@ def test_harmed_products_are_made_again(night, harm):
      "record_cut": lambda: at.write_bytes(data[: len(data) // 2]), "record_remove": at.unlink}[harm]()  # fmt: skip
     assert night.run(a="done", b="done") == 0
     assert night.made == ["a"] and product.read_bytes() == whole
+
+
+def test_trusted_sizes_are_not_hashed(night):
+    night.run(a="done", b="done")
+    flipped, cut = night.root / OUT / "a.b", night.root / OUT / "b.b"
+    flipped.write_bytes(b"#" + flipped.read_bytes()[1:])
+    cut.write_bytes(cut.read_bytes()[1:])
+    night.run(a="done", b="done", trust_sizes=True)
+    assert night.made == ["b"]
+    night.run(a="done", b="done")
+    assert night.made == ["a"]
 
 
 def test_touching_a_product_changes_nothing(night):
