@@ -10,6 +10,7 @@ import json  # isort: skip
 import os  # isort: skip
 from pathlib import Path  # isort: skip
 
+from zsds_hpc.pipelines.registry import get_pipeline  # isort: skip
 from zsds_hpc.production import driver  # isort: skip
 
 CRASH = 99
@@ -61,6 +62,7 @@ def main() -> int:
     driver.add_archive_options(parser)
     options = parser.parse_args()
     options.archive, n_points = options.root, 0
+    get_pipeline(options.pipeline)  # imported here, not in every child
 
     def work() -> int:
         return driver.run_on_archive(options.pipeline, options)

@@ -117,7 +117,7 @@ def test_watch_completes_the_night_by_itself(small_night, finished_night, tmp_pa
     program += [small_night.camera, "--incoming", incoming, "--refcats", small_night.refcats, "--ranks", 1]
     with open(tmp_path / "watch.log", "w") as log:
         watcher = subprocess.Popen(
-            launch.command(0, [*program, "--watch", "--poll-s", 0.2]), cwd=launch.ROOT, env=launch.environment(),
+            launch.command(0, [*program, "--watch", "--poll-s", 1]), cwd=launch.ROOT, env=launch.environment(),
             stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
     try:
@@ -127,9 +127,9 @@ def test_watch_completes_the_night_by_itself(small_night, finished_night, tmp_pa
         half = (small_night.incoming / files[12]).read_bytes()
         (incoming / files[12]).write_bytes(half[: len(half) // 2])
         grow(incoming / MANIFEST, (small_night.incoming / MANIFEST).read_text())
-        deliver(files[6:12], small_night.incoming, incoming)
-        wait_until(lambda: n_sealed(archive) >= 12, watcher)
-        deliver([*files[13:], files[12]], small_night.incoming, incoming)
+        deliver(files[6:12] + files[13:], small_night.incoming, incoming)
+        wait_until(lambda: n_sealed(archive) >= night.N_RAW - 1, watcher)
+        deliver(files[12:13], small_night.incoming, incoming)
         assert watcher.wait(timeout=200) == 0, (tmp_path / "watch.log").read_text()[-3000:]
     finally:
         watcher.kill()
