@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage, sparse, stats
+from scipy import ndimage, sparse
+from scipy.special import ndtr
 
 from zsds_hpc.core import maskbits
 from zsds_hpc.core.errors import AlgorithmFailure, BadInput
@@ -129,8 +130,8 @@ def _fit_truncated_normal(counts, low, width):
     weights = counts.reshape(-1, _N_BINS).astype(np.float64)
     centre = np.arange(_N_BINS) + 0.5
     mean, sigma = _start(weights)
-    pdf_low, pdf_high = stats.norm.pdf([_LOW_CUT, _HIGH_CUT])
-    inside = stats.norm.cdf(_HIGH_CUT) - stats.norm.cdf(_LOW_CUT)
+    pdf_low, pdf_high = np.exp(-0.5 * np.array([_LOW_CUT, _HIGH_CUT]) ** 2) / np.sqrt(2 * np.pi)
+    inside = ndtr(_HIGH_CUT) - ndtr(_LOW_CUT)
     shift = (pdf_low - pdf_high) / inside
     shrink = 1 + (_LOW_CUT * pdf_low - _HIGH_CUT * pdf_high) / inside - shift**2
     for _ in range(_N_ITERATIONS):
