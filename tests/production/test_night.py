@@ -130,7 +130,7 @@ def test_watch_completes_the_night_by_itself(small_night, finished_night, tmp_pa
         deliver(files[6:12] + files[13:], small_night.incoming, incoming)
         wait_until(lambda: n_sealed(archive) >= night.N_RAW - 1, watcher)
         deliver(files[12:13], small_night.incoming, incoming)
-        assert watcher.wait(timeout=200) == 0, (tmp_path / "watch.log").read_text()[-3000:]
+        assert watcher.wait(timeout=300) == 0, (tmp_path / "watch.log").read_text()[-3000:]
     finally:
         watcher.kill()
         watcher.wait()
