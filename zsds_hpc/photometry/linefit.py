@@ -27,6 +27,8 @@ class LinearFit:
         RMS residual of the points that were kept.
     used : ndarray, shape (n,), bool
         Points with weight.
+    weight : ndarray, shape (n,)
+        Biweight over variance, scatter included.
     """
 
     coefficients: np.ndarray
@@ -34,6 +36,7 @@ class LinearFit:
     scatter: float
     rms: float
     used: np.ndarray
+    weight: np.ndarray
 
 
 def fit_linear(design: np.ndarray, y: np.ndarray, err: np.ndarray) -> LinearFit:
@@ -106,4 +109,4 @@ def _describe(design, y, sigma, coefficients, scatter):
     n, p = design.shape
     cov = bread @ (scaled.T @ (psi[:, None] ** 2 * scaled)) @ bread * (n / (n - p)) / np.outer(scale, scale)
     rms = float(np.sqrt(np.mean(residual[inside] ** 2))) if inside.any() else 0.0
-    return LinearFit(coefficients, cov, float(scatter), rms, inside)
+    return LinearFit(coefficients, cov, float(scatter), rms, inside, (1 - v) ** 2 / sigma**2)
