@@ -1,0 +1,344 @@
+"""Build the point-spread function of an image from windows of stars."""
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from zsds_hpc.core.errors import AlgorithmFailure, BadInput
+from zsds_hpc.core.params import Params, param
+from zsds_hpc.kernels.psf import star_images
+from zsds_hpc.photometry.profile import StarProfile
+from zsds_hpc.psf import elliptical, freespline
+from zsds_hpc.psf.elliptical import EllipticalPsf, Stage, StarFit
+from zsds_hpc.psf.model import PsfModel, monomials, spline_coefficients
+from zsds_hpc.psf.stars import PsfStars
+
+_NO_CLIP = 1e9
+_MIN_PIXELS = 12
+
+
+class PsfParams(Params):
+    """How the point-spread function is built."""
+
+    nodes_per_fwhm: float = param(5.5, "Spline nodes per FWHM, at least.", "", 1.0, 20.0)
+    half_fwhm: float = param(6.0, "Half side of the model.", "FWHM", 2.0, 20.0)
+    core_fwhm: float = param(2.5, "Half side of the part that a free spline corrects.", "FWHM", 1.0, 5.0)
+    max_half_pix: int = param(40, "Half side of the model at most.", "px", 6, 60)
+    degree: int = param(3, "Of the polynomial over the image, at most.", "", 0, 4)
+    stars_per_term: float = param(10.0, "Stars that a term of the polynomial needs.", "", 1.0, 1000.0)
+    correction_size: float = param(0.05, "Expected size of the correction relative to the profile.", "", 1e-4, 1.0)
+    profile_error: float = param(0.003, "Error of the final profile relative to its value.", "", 0.0, 0.1)
+    n_sweeps: int = param(3, "Rounds of correction, each followed by a new fit of the stars.", "", 0, 20)
+    clip_sigma: float = param(6.0, "Residual at which a pixel is left out.", "", 3.0, 1e6)
+    clip_chi2: float = param(2.5, "Chi2 over the median at which a star is left out.", "", 1.1, 1e6)
+    max_wing_stars: int = param(400, "Brightest stars that the wings are measured from.", "", 5, 100_000)
+
+
+@dataclass(frozen=True)
+class PsfBuild:
+    """A point-spread function and the stars that it was built from.
+
+    Attributes
+    ----------
+    model : PsfModel
+    x, y : ndarray, shape (n,)
+        Fitted places of all stars given, 0-based px.
+    flux : ndarray, shape (n,)
+        DN; 0 where there was nothing to fit.
+    chi2_dof : ndarray, shape (n,)
+        NaN where there was nothing to fit.
+    used : ndarray, shape (n,), bool
+        Whether the star had a part in the model.
+    """
+
+    model: PsfModel
+    x: np.ndarray
+    y: np.ndarray
+    flux: np.ndarray
+    chi2_dof: np.ndarray
+    used: np.ndarray
+
+
+class _Layout(NamedTuple):
+    """Sizes that follow from the FWHM: nodes per pixel, half sides (px) of the model, its core, the first fit."""
+
+    oversampling: int
+    half: int
+    half_core: int
+    half_first: int
+
+    @property
+    def reach(self) -> int:
+        """Nodes of the model on either side of the middle one."""
+        return self.oversampling * (self.half + 1) + 2
+
+    @property
+    def reach_core(self) -> int:
+        """Nodes of the correction on either side of the middle one."""
+        return self.oversampling * (self.half_core + 1) + 2
+
+
+def layout_of(fwhm_pix: float, params: PsfParams) -> _Layout:
+    """Sizes for stars of an observed FWHM."""
+    half = int(np.clip(np.ceil(params.half_fwhm * fwhm_pix), 6, params.max_half_pix))
+    oversampling = int(np.clip(np.ceil(params.nodes_per_fwhm / fwhm_pix), 1, 160 // (2 * half + 8)))
+    core = int(np.clip(np.ceil(params.core_fwhm * fwhm_pix), 3, half))
+    return _Layout(oversampling, half, core, int(np.clip(np.ceil(1.7 * fwhm_pix), 3, half)))
+
+
+def window_half_pix(profile: StarProfile, params: PsfParams) -> int:
+    """Half side of the windows that `build_psf` can use."""
+    return layout_of(profile.observed_fwhm_pix, params).half
+
+
+def profile_psf(profile: StarProfile, shape: tuple[int, int], params: PsfParams) -> PsfModel:
+    """The mean star profile as a model that is constant over the image."""
+    layout = layout_of(profile.observed_fwhm_pix, params)
+    base = elliptical.from_profile(profile)
+    return _model(elliptical.as_spline(base, 0, layout.oversampling, layout.reach), base, layout, shape)
+
+
+def _model(coefficients, base, layout, shape) -> PsfModel:
+    degree = elliptical.degree_of(len(coefficients))
+    wing = base.wing(layout.half + 0.5)
+    return PsfModel(coefficients.astype(np.float32), layout.oversampling, degree, shape, wing)
+
+
+def build_psf(
+    stars: PsfStars, shape: tuple[int, int], profile: StarProfile, params: PsfParams, start: PsfModel | None = None
+) -> PsfBuild:
+    """Build a point-spread function.
+
+    First an elliptical profile whose shape is a polynomial over the image and whose radial form is fitted
+    (`psf.elliptical`), then a free spline in the core, also a polynomial over the image, from the residuals; in
+    turn with fits of the stars' fluxes and places. Stars that fit badly and single outlying pixels are left out.
+    With few stars the degrees fall, and what they do not determine stays as it was.
+
+    Parameters
+    ----------
+    stars : PsfStars
+    shape : tuple of int
+        (ny, nx) of the image.
+    profile : StarProfile
+        The mean profile: sizes and first guess.
+    params : PsfParams
+    start : PsfModel, optional
+        An earlier model of the same image; stars that it fits badly are left out from the beginning.
+
+    Raises
+    ------
+    BadInput
+        Windows and variances are not of one odd-sided shape.
+    AlgorithmFailure
+        No star is usable.
+    """
+    work = _prepared(stars, shape, profile, params)
+    fit = elliptical.first_fit(work.pix, work.var, *work.offset)
+    if start is not None:
+        fit = _judged(start, work, fit, params)
+    if not fit.used.any():
+        raise AlgorithmFailure("PSF: no usable star", n_stars=len(stars.x))
+    base, fit = _fit_elliptical(elliptical.from_profile(profile), work, fit, params)
+    degree = _degree(int(fit.used.sum()), params)
+    coefficients = elliptical.as_spline(base, degree, work.layout.oversampling, work.layout.reach)
+    model = _model(coefficients, base, work.layout, shape)
+    model, fit = _corrected(model, base, work, fit, params)
+    return _finished(model, stars, fit)
+
+
+class _Work(NamedTuple):
+    """Windows at hand: pixels, variances (0 where unusable), offsets (x, y) of the guess, (u, v), the pixel, sizes."""
+
+    pix: np.ndarray
+    var: np.ndarray
+    offset: tuple[np.ndarray, np.ndarray]
+    field: np.ndarray
+    layout: _Layout
+
+
+def _prepared(stars, shape, profile, params):
+    pix, var = stars.pix, stars.var
+    if pix.ndim != 3 or pix.shape != var.shape or pix.shape[1] != pix.shape[2] or pix.shape[1] % 2 == 0:
+        raise BadInput(f"PSF stars: windows {pix.shape} and variances {var.shape} must be of one odd-sided shape")
+    layout = layout_of(profile.observed_fwhm_pix, params)
+    half = pix.shape[1] // 2
+    if half < layout.half_first:
+        raise BadInput(
+            f"PSF stars: windows of half side {half} px for stars of FWHM {profile.observed_fwhm_pix:.2f} px"
+        )
+    layout = layout._replace(half=min(half, layout.half), half_core=min(half, layout.half_core))
+    cut = slice(half - layout.half, half + layout.half + 1)
+    pix, var = pix[:, cut, cut], var[:, cut, cut]
+    good = np.isfinite(pix) & np.isfinite(var) & (var > 0)
+    pix, var = np.where(good, pix, np.float32(0)), np.where(good, var, np.float32(0))
+    offset = (stars.x - np.rint(stars.x), stars.y - np.rint(stars.y))
+    n_y, n_x = shape
+    field = np.stack([2 * stars.x / (n_x - 1) - 1, 2 * stars.y / (n_y - 1) - 1], axis=1)
+    return _Work(pix, var, offset, field, layout)
+
+
+def _degree(n_stars, params):
+    """Highest degree whose terms have enough stars."""
+    degree = params.degree
+    while degree and n_stars < params.stars_per_term * (degree + 1) * (degree + 2) / 2:
+        degree -= 1
+    return degree
+
+
+def _fit_elliptical(base: EllipticalPsf, work: _Work, fit: StarFit, params: PsfParams) -> tuple[EllipticalPsf, StarFit]:
+    """Elliptical profile: on the cores of all stars, then with its radial form on the whole windows of the brightest."""
+    layout = work.layout
+    stars = (work.pix, work.var, work.field)
+    fine = layout.half_first
+    first = Stage(layout.half_first, fine, 0.03, False, _NO_CLIP)
+    for degree in (0, 1, 2, params.degree):
+        degree = min(degree, _degree(int(fit.used.sum()), params))
+        base, fit = elliptical.step(base, stars, fit, degree, first)
+    chosen = np.flatnonzero(fit.used)
+    chosen = np.sort(chosen[np.argsort(-fit.flux[chosen], kind="stable")[: params.max_wing_stars]])
+    bright, part = tuple(a[chosen] for a in stars), StarFit(*(a[chosen] for a in fit))
+    for misfit in (0.02, 0.01):
+        stage = Stage(layout.half, fine, misfit, True, params.clip_sigma)
+        base, part = elliptical.step(base, bright, part, degree, stage)
+    return base, _merged(fit, part, chosen)
+
+
+def _merged(fit, part, chosen):
+    """Put the fit of some stars back among all."""
+    columns = [a.copy() for a in fit]
+    for column, values in zip(columns, part):
+        column[chosen] = values
+    return StarFit(*columns)
+
+
+def _judged(start, work, fit, params):
+    """Start from an earlier model."""
+    half = min(work.layout.half_core, start.half_pix)
+    return _stars_fitted(start, work, fit, half, params)[0]
+
+
+def _planes(model, field, fit, half):
+    """Unit stars and their slopes at their places, shape (n, 3, side, side)."""
+    phase = np.stack([fit.dx, fit.dy], axis=1)
+    return star_images(model.by_phase(half), np.array(model.wing, float), model.degree, field, phase, half)
+
+
+def _stars_fitted(model, work, fit, half, params, n_steps=1):
+    """Refit flux and place of each star; returns the fit, the residuals and the inverse variances."""
+    cut = slice(work.layout.half - half, work.layout.half + half + 1)
+    pix, var = np.ascontiguousarray(work.pix[:, cut, cut]), np.ascontiguousarray(work.var[:, cut, cut])
+    pix -= fit.sky.astype(np.float32)[:, None, None]
+    for _ in range(n_steps + 1):
+        planes = _planes(model, work.field, fit, half)
+        signal = fit.flux.astype(np.float32)[:, None, None] * planes[:, 0]
+        residual = pix - signal
+        weight = np.where(var > 0, 1 / (np.maximum(var, 1e-30) + (params.profile_error * signal) ** 2), 0)
+        weight[residual**2 * weight > params.clip_sigma**2] = 0
+        planes[:, 1:] *= fit.flux.astype(np.float32)[:, None, None, None]
+        fit = _improved(fit, planes, residual, weight, params)
+    return fit, residual, weight
+
+
+def _improved(fit, planes, residual, weight, params):
+    n = len(residual)
+    jacobian = planes.reshape(n, 3, -1)
+    weighted = jacobian * weight.reshape(n, 1, -1)
+    matrix = (weighted @ jacobian.swapaxes(1, 2)).astype(float)
+    vector = (weighted @ residual.reshape(n, -1, 1))[:, :, 0].astype(float)
+    n_pixels = (weight > 0).reshape(n, -1).sum(axis=1)
+    good = fit.used & (n_pixels >= _MIN_PIXELS)
+    matrix[:, np.arange(3), np.arange(3)] += 1e-30 + 1e-6 * matrix[:, np.arange(3), np.arange(3)]
+    change = np.linalg.solve(matrix, vector[:, :, None])[:, :, 0]
+    chi2 = (weight * residual**2).sum(axis=(1, 2), dtype=float) - (change * vector).sum(axis=1)
+    chi2_dof = chi2 / np.maximum(n_pixels - 3, 1)
+    if good.any():
+        good &= chi2_dof <= params.clip_chi2 * max(float(np.median(chi2_dof[good])), 1.0)
+    limit = 0.95
+    dx = np.clip(fit.dx + np.clip(change[:, 1], -0.4, 0.4), -limit, limit)
+    dy = np.clip(fit.dy + np.clip(change[:, 2], -0.4, 0.4), -limit, limit)
+    flux = fit.flux + change[:, 0]
+    return StarFit(np.maximum(flux, 1e-3), dx, dy, fit.sky, chi2_dof, good & (flux > 0))
+
+
+def _with_sky(model, work, fit):
+    """Level of the sky about each star, from the outer part of its window."""
+    half, core = work.layout.half, work.layout.half_core
+    planes = _planes(model, work.field, fit, half)[:, 0]
+    weight = np.where(work.var > 0, 1 / np.maximum(work.var, 1e-30), 0)
+    inner = slice(half - core, half + core + 1)
+    weight[:, inner, inner] = 0
+    residual = work.pix - fit.flux.astype(np.float32)[:, None, None] * planes
+    total = weight.sum(axis=(1, 2), dtype=float)
+    return fit._replace(sky=(weight * residual).sum(axis=(1, 2), dtype=float) / np.maximum(total, 1e-30))
+
+
+def _corrected(model, base, work, fit, params):
+    """The model with the free spline added, and the stars fitted with it."""
+    layout, half = work.layout, work.layout.half_core
+    fit = _with_sky(model, work, fit)
+    fit, residual, weight = _stars_fitted(model, work, fit, half, params)
+    degree = max(min(_degree(int(fit.used.sum()), params), model.degree) - 1, 0)
+    correction, total, spline = None, model, None
+    for k in range(params.n_sweeps):
+        rows = np.flatnonzero(fit.used)
+        if not rows.size:
+            raise AlgorithmFailure("PSF: no star fits", n_stars=len(fit.flux))
+        flux, phase = fit.flux[rows], np.stack([fit.dx, fit.dy], axis=1)[rows]
+        terms = monomials(*work.field[rows].T, degree)
+        if k == 0:
+            mixing = _orthogonal(terms, weight[rows], flux, model, layout)
+            scatter = params.correction_size * _scatter(model, layout)
+            correction = np.zeros((terms.shape[1], *scatter.shape))
+        terms = terms @ mixing
+        information = weight[rows] * (flux**2).astype(np.float32)[:, None, None]
+        spline = freespline.normal_matrices(information, phase, terms, scatter, layout.oversampling)
+        data = (residual[rows], weight[rows], flux)
+        freespline.sweep_inplace(spline, correction, data, phase, terms)
+        total = _added(model, np.tensordot(mixing, correction, axes=(1, 0)), layout)
+        fit, residual, weight = _stars_fitted(total, work, fit, half, params)
+    return total, fit
+
+
+def _orthogonal(terms, weight, flux, model, layout):
+    """Matrix that makes terms orthonormal over the stars, each with its weight."""
+    size = np.sqrt(weight.sum(axis=(1, 2), dtype=float)) * flux
+    size /= np.sqrt((size**2).mean())
+    triangle = np.linalg.qr(terms * size[:, None] / np.sqrt(len(terms)), mode="r")
+    triangle = triangle + 1e-6 * np.eye(len(triangle))
+    return np.linalg.inv(triangle)
+
+
+def _scatter(model, layout):
+    """Expected size of the correction's coefficients: of the profile itself, none at the rim."""
+    middle, reach = model.coefficients.shape[1] // 2, layout.reach_core
+    core = slice(middle - reach, middle + reach + 1)
+    profile = np.abs(model.coefficients[0, core, core]).astype(float)
+    steps = np.abs(np.arange(-reach, reach + 1)) / reach
+    rim = np.clip(8 * (1 - np.maximum(steps[:, None], steps)), 0.02, 1)
+    return np.sqrt(profile * profile.max()) * rim
+
+
+def _added(model, correction, layout):
+    """Model plus a correction without flux and without shift."""
+    degree = elliptical.degree_of(len(correction))
+    middle, reach = model.coefficients.shape[1] // 2, layout.reach_core
+    full = np.zeros((len(correction), *model.coefficients.shape[1:]))
+    core = slice(middle - reach, middle + reach + 1)
+    full[:, core, core] = correction
+    mean = model.coefficients[0].astype(float)
+    slope_y, slope_x = np.gradient(mean)
+    for term in full:
+        for slope in (slope_x, slope_y):
+            term -= (term * slope).sum() / (slope**2).sum() * slope
+        term -= term.sum() / mean.sum() * mean
+    raised = elliptical._raised(full.reshape(len(full), -1), model.degree).reshape(model.coefficients.shape)
+    return replace(model, coefficients=(model.coefficients + raised).astype(np.float32))
+
+
+def _finished(model, stars, fit):
+    """The result, in the image's coordinates."""
+    x, y = np.rint(stars.x) + fit.dx, np.rint(stars.y) + fit.dy
+    n_used = int(fit.used.sum())
+    chi2 = float(np.median(fit.chi2_dof[fit.used])) if n_used else float("nan")
+    return PsfBuild(replace(model, n_stars=n_used, chi2_dof=chi2), x, y, fit.flux, fit.chi2_dof, fit.used)
