@@ -178,12 +178,13 @@ def fit_zeropoint(
 def calibrate_zeropoint(calibrators: Calibrators, params: ZeroPointParams) -> ZeroPointFit:
     """Fit zero point and colour term to matched calibrators.
 
-    Variables, blends and galaxies among them are tolerated up to about 20%: Tukey's biweight gives them no
-    weight, and the intrinsic scatter is part of the fit (`linefit.fit_linear`). With places on the image a quadratic
-    surface of zero mean is fitted too: a response that varies over the image then neither passes for scatter nor
-    moves the zero point, which is the mean over the image wherever the calibrators lie. Too few calibrators for it
-    are fitted without. The errors of the colours, which share the catalogue magnitude's own, would tilt the colour
-    term; what they add to the normal equations is taken out (Fuller 1987, Measurement Error Models, eq. 2.2.12).
+    Variables, blends and galaxies among them are tolerated up to about 20%: Tukey's biweight gives them no weight,
+    and the intrinsic scatter is part of the fit (`linefit.fit_linear`). With places on the image a quadratic surface
+    of zero mean is fitted too: a response that varies over the image then neither passes for scatter nor moves the
+    zero point, which is the mean over the image wherever the calibrators lie. Calibrators too few for it, or in one
+    part of the image only, are fitted without. The errors of the colours, which share the catalogue magnitude's own,
+    would tilt the colour term; what they add to the normal equations is taken out (Fuller 1987, Measurement Error
+    Models, eq. 2.2.12).
 
     Parameters
     ----------
@@ -209,8 +210,10 @@ def calibrate_zeropoint(calibrators: Calibrators, params: ZeroPointParams) -> Ze
     difference = cat - inst
     middle = float(np.median(shade))
     regressors, held = _regressors(shade - middle, cat - np.median(difference), params)
-    if calibrators.position is not None and chosen.sum() >= params.min_surface_matches:
-        regressors = np.hstack([regressors, _surface_terms(np.asarray(calibrators.position, np.float64)[chosen])])
+    if calibrators.position is not None:
+        position = np.asarray(calibrators.position, np.float64)[chosen]
+        if len(position) >= params.min_surface_matches and _covers_image(position):
+            regressors = np.hstack([regressors, _surface_terms(position)])
     fit = fit_linear(regressors, difference - held, np.maximum(np.hypot(inst_e, cat_e), 1e-4))
     shift = np.zeros(regressors.shape[1])
     if calibrators.color_err is not None and params.fixed_color_coefficient is None:
@@ -269,6 +272,12 @@ def _regressors(color, expected_mag, params):
         # From the catalogue's magnitude, so that the regressor does not share the noise of the difference.
         columns.append(10 ** (0.4 * expected_mag))
     return np.stack(columns, axis=1), held
+
+
+def _covers_image(position):
+    """Whether seven of the nine parts of the image hold three calibrators: a surface is not to be extrapolated."""
+    part = np.clip((position + 1) * 1.5, 0, 2).astype(int)
+    return (np.bincount(part[:, 1] * 3 + part[:, 0], minlength=9) >= 3).sum() >= 7
 
 
 def _surface_terms(position):
