@@ -15,37 +15,37 @@ cdef enum:
 cdef extern from *:
     """
     /* out = sum of n_terms rows, each times its factor */
-    static inline void combine_terms(
-        const float *restrict c, const float *restrict factor, int n_terms, int n, float *restrict out)
+    static __attribute__((noinline, unused)) void combine_terms(
+        const float *restrict c, const float *restrict factor, int n_terms, long n, float *restrict out)
     {
-        for (int i = 0; i < n; i++) out[i] = factor[0] * c[i];
-        for (int k = 1; k < n_terms; k++) {
-            const float f = factor[k], *restrict row = c + (long)k * n;
-            for (int i = 0; i < n; i++) out[i] += f * row[i];
+        for (long i = 0; i < n; i++) out[i] = factor[0] * c[i];
+        for (long k = 1; k < n_terms; k++) {
+            const float f = factor[k], *restrict row = c + k * n;
+            for (long i = 0; i < n; i++) out[i] += f * row[i];
         }
     }
     /* Four rows of nodes into a row of pixels: weights b give the value, weights d the slope. */
-    static inline void join_rows(
-        const float *restrict c, int stride, const float *restrict b, const float *restrict d, int n,
+    static __attribute__((noinline, unused)) void join_rows(
+        const float *restrict c, long stride, const float *restrict b, const float *restrict d, long n,
         float *restrict value, float *restrict slope)
     {
         const float *restrict c1 = c + stride, *restrict c2 = c1 + stride, *restrict c3 = c2 + stride;
-        for (int i = 0; i < n; i++) {
+        for (long i = 0; i < n; i++) {
             value[i] = (b[0] * c[i] + b[3] * c3[i]) + (b[1] * c1[i] + b[2] * c2[i]);
             slope[i] = (d[0] * c[i] + d[3] * c3[i]) + (d[1] * c1[i] + d[2] * c2[i]);
         }
     }
     /* Four phases along x into pixels: value, slope by x and, from the rows' slopes, slope by y. */
-    static inline void join_columns(
+    static __attribute__((noinline, unused)) void join_columns(
         const float *restrict row, const float *restrict row_slope, const int *restrict at,
-        const float *restrict b, const float *restrict d, int n,
+        const float *restrict b, const float *restrict d, long n,
         float *restrict value, float *restrict slope_x, float *restrict slope_y)
     {
         const float *restrict r0 = row + at[0], *restrict r1 = row + at[1];
         const float *restrict r2 = row + at[2], *restrict r3 = row + at[3];
         const float *restrict s0 = row_slope + at[0], *restrict s1 = row_slope + at[1];
         const float *restrict s2 = row_slope + at[2], *restrict s3 = row_slope + at[3];
-        for (int i = 0; i < n; i++) {
+        for (long i = 0; i < n; i++) {
             value[i] = (b[0] * r0[i] + b[3] * r3[i]) + (b[1] * r1[i] + b[2] * r2[i]);
             slope_x[i] = (d[0] * r0[i] + d[3] * r3[i]) + (d[1] * r1[i] + d[2] * r2[i]);
             slope_y[i] = (b[0] * s0[i] + b[3] * s3[i]) + (b[1] * s1[i] + b[2] * s2[i]);

@@ -102,6 +102,16 @@ class PsfModel:
         planes = star_images(self.by_phase(half), np.array(self.wing, float), self.degree, self.field(x, y), phase, half)
         return planes[:, 0] if n_planes == 1 else planes[:, :n_planes]
 
+    @cached_property
+    def fwhm_pix(self) -> float:
+        """FWHM (px, pixel included) in the middle of the image: diameter of the disc as large as the core's half."""
+        steps, half = 8, self.half_pix
+        phase = (np.stack(np.meshgrid(*[np.arange(steps)] * 2), axis=-1).reshape(-1, 2) + 0.5) / steps - 0.5
+        planes = star_images(
+            self.by_phase(half), np.array(self.wing, float), self.degree, np.zeros((steps**2, 2)), phase, half
+        )
+        return float(2 * np.sqrt((planes[:, 0] > planes[:, 0].max() / 2).sum() / steps**2 / np.pi))
+
     def center(self, half: int) -> np.ndarray:
         """A star in the middle of the image and of its pixel, shape (2 half + 1, 2 half + 1), float32."""
         n_y, n_x = self.shape

@@ -1,0 +1,165 @@
+"""PSF-fit photometry of an image in several passes: detect on the residuals, add, fit everything again."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from zsds_hpc.core.params import Params, param
+from zsds_hpc.photometry.background import BackgroundParams, estimate_background
+from zsds_hpc.photometry.psfdetect import PsfDetectParams, local_peaks
+from zsds_hpc.photometry.psffit import (
+    FIT_EDGE,
+    FIT_SATURATED,
+    Fitter,
+    PsfFitParams,
+    Scene,
+    Stars,
+    make_scene,
+)
+from zsds_hpc.psf.model import PsfModel
+
+
+class PsfPhotParams(Params):
+    """How the PSF catalogue is made."""
+
+    n_passes: int = param(3, "Passes of detection on the residuals.", "", 1, 10)
+    n_iterations: int = param(2, "Gauss-Newton steps of each pass.", "", 1, 50)
+    n_last_iterations: int = param(4, "Gauss-Newton steps after the last pass.", "", 1, 100)
+    min_snr: float = param(4.0, "Stars whose flux is less significant in the end are dropped.", "", 0.0, 100.0)
+    min_distance_fwhm: float = param(0.5, "Of two stars nearer than this the fainter one is dropped.", "FWHM", 0.0)
+    min_contrast: float = param(0.25, "A peak must rise to this fraction of what is modelled there.", "", 0.0, 10.0)
+    min_n_pix: int = param(12, "With fewer usable pixels there is no fit.", "px", 4, 1000)
+    background: BackgroundParams = param(BackgroundParams(mesh_pix=48), "Background of the residuals.")
+    fit: PsfFitParams = param(PsfFitParams(), "The fit.")
+    detect: PsfDetectParams = param(PsfDetectParams(), "Detection.")
+
+
+@dataclass(frozen=True)
+class PsfPhotometry:
+    """Result of `psf_photometry`.
+
+    Attributes
+    ----------
+    table : ndarray, shape (n,), `PSF_FIT_DTYPE`
+        Stars by row of the image, then column.
+    scene : Scene
+        Data, model of all stars, variance: its data minus its model are the residuals.
+    n_found : list of int
+        Stars after each pass.
+    """
+
+    table: np.ndarray
+    scene: Scene
+    n_found: list[int] = field(default_factory=list)
+
+
+def psf_photometry(
+    images: tuple[np.ndarray, np.ndarray, np.ndarray],
+    gain: float,
+    psf: PsfModel,
+    params: PsfPhotParams,
+    seeds: np.ndarray | None = None,
+) -> PsfPhotometry:
+    """Find and fit all stars of an image.
+
+    Parameters
+    ----------
+    images : tuple of ndarray, shape (ny, nx)
+        Background-subtracted image, noise of the sky (float32, DN), survey mask (int16).
+    gain : float
+        e/DN.
+    psf : PsfModel
+    params : PsfPhotParams
+    seeds : ndarray, shape (n, 3), float64, optional
+        x, y (0-based px) and flux (DN) of saturated stars, whose core the filter cannot see.
+
+    Raises
+    ------
+    BadInput
+        Shapes differ or the gain is not positive.
+    """
+    scene = make_scene(images, gain, psf, params.fit)
+    fitter, counts = Fitter(scene), []
+    stars = _seeds(fitter, seeds)
+    for k in range(1, params.n_passes + 1):
+        if k > 1:
+            subtract_background(scene, images[2], params.background)
+        stars = _with_new(fitter, stars, new_stars(fitter, stars, params), k)
+        information = fitter.fit(stars, params.n_iterations)[1]
+        stars = _kept(fitter, stars, _worthy(scene, stars, information, params))
+        counts.append(len(stars))
+    return PsfPhotometry(_finished(fitter, stars, params), scene, counts)
+
+
+def new_stars(fitter: Fitter, stars: Stars, params: PsfPhotParams) -> np.ndarray:
+    """Peaks of the residuals that are worth a star, rows (x, y, flux)."""
+    scene = fitter.scene
+    peaks = local_peaks(scene, params.detect)
+    peaks = peaks[peaks["flux"] * fitter.peak > params.min_contrast * peaks["model"]]
+    places = np.stack([peaks["x"], peaks["y"]], axis=1)
+    if len(stars) and len(peaks):
+        near = params.min_distance_fwhm * scene.psf.fwhm_pix
+        distance, _ = cKDTree(stars.value[:, :2]).query(places, distance_upper_bound=near)
+        peaks, places = peaks[~np.isfinite(distance)], places[~np.isfinite(distance)]
+    return np.column_stack([places, peaks["flux"]])
+
+
+def subtract_background(scene: Scene, mask: np.ndarray, params: BackgroundParams) -> None:
+    """Take what the residuals show of the background out of the scene's data, in place."""
+    residual = scene.data - scene.model
+    level = estimate_background(residual, mask, params).level
+    level[np.isinf(scene.variance)] = 0
+    scene.data -= level
+
+
+def _seeds(fitter, seeds):
+    value = np.zeros((0, 3)) if seeds is None else np.asarray(seeds, np.float64).reshape(-1, 3)
+    flags = np.full(len(value), FIT_SATURATED, np.int16)
+    return fitter.arranged(value, np.zeros(len(value), np.int16), flags)
+
+
+def _with_new(fitter, stars, new, k):
+    value = np.concatenate([stars.value, new])
+    pass_ = np.concatenate([stars.pass_, np.full(len(new), k, np.int16)])
+    flags = np.concatenate([stars.flags, np.zeros(len(new), np.int16)])
+    return fitter.arranged(value, pass_, flags)
+
+
+def _kept(fitter, stars, keep):
+    """The stars to keep, in windows about where they are now; the scene's model follows."""
+    stars = fitter.arranged(stars.value[keep], stars.pass_[keep], stars.flags[keep])
+    fitter.render(stars)
+    return stars
+
+
+def _worthy(scene, stars, information, params):
+    """Which stars are significant, have pixels and are no double of a brighter one."""
+    x, y, flux = stars.value.T
+    worthy = (flux > 0) & (flux * np.sqrt(information[:, 0]) >= params.min_snr)
+    worthy &= information[:, 1] >= params.min_n_pix
+    n_y, n_x = scene.data.shape
+    worthy &= (x > -0.5) & (x < n_x - 0.5) & (y > -0.5) & (y < n_y - 0.5)
+    rows = np.flatnonzero(worthy)
+    if rows.size > 1:
+        pairs = cKDTree(stars.value[rows, :2]).query_pairs(
+            params.min_distance_fwhm * scene.psf.fwhm_pix, output_type="ndarray"
+        )
+        one, other = rows[pairs].T
+        worthy[np.where(flux[one] < flux[other], one, other)] = False
+    return worthy
+
+
+def _finished(fitter, stars, params):
+    """The last steps, with the table of results."""
+    scene = fitter.scene
+    pairs, information = fitter.fit(stars, params.n_last_iterations)
+    worthy = _worthy(scene, stars, information, params)
+    if not worthy.all():
+        stars = _kept(fitter, stars, worthy)
+        pairs, _ = fitter.fit(stars, 1)
+    n_y, n_x = scene.data.shape
+    half = fitter.halves[0]
+    inside = (stars.middle >= half).all(axis=1) & (stars.middle < np.array([n_x - half, n_y - half])).all(axis=1)
+    stars.flags[~inside] |= FIT_EDGE
+    return fitter.table(stars, pairs)
