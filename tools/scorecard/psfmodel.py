@@ -28,7 +28,7 @@ class PsfexModel:
     Attributes
     ----------
     samples : ndarray, shape (n_terms, n, n)
-        Normalised to a sum of 1 over the samples.
+        Flux per pixel of the image (not per sample), as PSFEx has it.
     step_pix : float
         Pixels per sample (PSF_SAMP).
     degree : int
@@ -54,7 +54,7 @@ class PsfexModel:
             here = np.tensordot([term[k] for term in terms], smooth, axes=1)
             row, column = ((grid + round(p[k]) - p[k]) / self.step_pix + n // 2 for p in (y, x))
             at = np.meshgrid(row, column, indexing="ij")
-            out[k] = ndimage.map_coordinates(here, at, order=3, prefilter=False) / self.step_pix**2
+            out[k] = ndimage.map_coordinates(here, at, order=3, prefilter=False)
         return out
 
 
@@ -98,6 +98,32 @@ def read_psf(path: Path) -> PsfexModel:
         raise ValueError(f"{path}: polynomial in {names}")
     zero, scale = ((float(head[f"{word}1"]), float(head[f"{word}2"])) for word in ("POLZERO", "POLSCAL"))
     return PsfexModel(samples, float(head["PSF_SAMP"]), int(head["POLDEG1"]), zero, scale)
+
+
+def sampled_truth(psf: optics.Psf, shape: tuple[int, int], half_pix: int = 12, n_sub: int = 2) -> PsfexModel:
+    """The true PSF as a PSF file would hold it: `n_sub` samples a pixel, a polynomial of degree 2 over the image.
+
+    A sample at an offset is the flux in a pixel that is so far from the star. `shape` is (ny, nx).
+    """
+    n_y, n_x = shape
+    x, y = (p.ravel() for p in np.meshgrid(*(2.0 * np.rint(np.linspace(10.0, n / 2.0 - 10.0, 5)) for n in (n_x, n_y))))
+    samples = np.zeros((x.size, (2 * half_pix + 1) * n_sub - 1, (2 * half_pix + 1) * n_sub - 1))
+    middle = samples.shape[1] // 2
+    for j in range(n_sub):
+        for i in range(n_sub):
+            dx, dy = ((k if 2 * k <= n_sub else k - n_sub) / n_sub for k in (i, j))
+            planes = limits.star_planes(psf, x - dx, y - dy, half_pix)[:, 0]
+            # The window is about the nearest pixel, the same one of all stars because their pixels are even.
+            left, low = (np.rint(p - d) - p for p, d in ((x, dx), (y, dy)))
+            grid = np.arange(-half_pix, half_pix + 1)
+            at_x, at_y = (np.rint((grid + s[0] + d) * n_sub).astype(int) + middle for s, d in ((left, dx), (low, dy)))
+            in_x, in_y = ((p >= 0) & (p < samples.shape[1]) for p in (at_x, at_y))
+            samples[:, at_y[in_y][:, None], at_x[in_x]] = planes[:, in_y][:, :, in_x]
+    zero, scale = ((n_x + 1) / 2.0, (n_y + 1) / 2.0), (n_x / 2.0, n_y / 2.0)
+    u, v = (x + 1.0 - zero[0]) / scale[0], (y + 1.0 - zero[1]) / scale[1]
+    terms = np.stack([u**i * v**j for j in range(3) for i in range(3 - j)], axis=1)
+    fit, *_ = np.linalg.lstsq(terms, samples.reshape(x.size, -1), rcond=None)
+    return PsfexModel(fit.reshape(-1, *samples.shape[1:]), 1.0 / n_sub, 2, zero, scale)
 
 
 def model_error(science: Science, path: Path | None = None) -> PsfError | None:

@@ -1,7 +1,5 @@
 """The measure of PSF-fit catalogues says what was put into them."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 from astropy.io import fits
@@ -163,34 +161,21 @@ def test_free_position_adds_to_a_peak():
     assert gains.mean() == pytest.approx(psfphot.expected_free_position(snr), abs=0.06)
 
 
-def psfex_file(path, psf, step=0.5, half=18, n_pix=512, degree=2):
-    """The true PSF as a file in PSFEx's layout, its polynomial fitted at 49 places."""
-    axis = np.linspace(20.0, n_pix - 21.0, 7)
-    x, y = (a.ravel() for a in np.meshgrid(axis, axis))
-    grid = np.arange(-half, half + 1)
-    samples = np.zeros((x.size, grid.size, grid.size))
-    # A sample at offset d is the star's flux in a pixel d away: shift the star by whole steps.
-    for j, row in enumerate(grid):
-        for i, column in enumerate(grid):
-            at = np.rint(x) - step * column, np.rint(y) - step * row
-            near = [np.rint(a) for a in at]
-            stamp = limits.star_planes(SimpleNamespace(shape=lambda *_: psf.shape(x, y)), *at, 10)[:, 0]
-            samples[:, j, i] = stamp[np.arange(x.size), (np.rint(y) - near[1] + 10).astype(int),
-                                     (np.rint(x) - near[0] + 10).astype(int)]  # fmt: skip
-    zero, scale = (n_pix + 1) / 2.0, n_pix / 2.0
-    u, v = (x + 1.0 - zero) / scale, (y + 1.0 - zero) / scale
-    terms = np.stack([u**i * v**j for j in range(degree + 1) for i in range(degree + 1 - j)], axis=1)
-    fit, *_ = np.linalg.lstsq(terms, samples.reshape(x.size, -1) * step**2, rcond=None)
-    mask = fit.reshape(1, -1, grid.size, grid.size).astype("f4")
-    column = fits.Column("PSF_MASK", f"{mask.size}E", dim=f"({grid.size},{grid.size},{mask.shape[1]})", array=mask)
+def psfex_file(path, model):
+    """A model in PSFEx's layout."""
+    mask = model.samples[None].astype("f4")
+    n_terms, n = mask.shape[1:3]
+    column = fits.Column("PSF_MASK", f"{mask.size}E", dim=f"({n},{n},{n_terms})", array=mask)
     hdu = fits.BinTableHDU.from_columns([column], name="PSF_DATA")
-    hdu.header.update({"POLNAXIS": 2, "POLNAME1": "X_IMAGE", "POLZERO1": zero, "POLSCAL1": scale, "POLNAME2": "Y_IMAGE",
-                       "POLZERO2": zero, "POLSCAL2": scale, "POLDEG1": degree, "PSF_SAMP": step})  # fmt: skip
+    (zero_x, zero_y), (scale_x, scale_y) = model.zero, model.scale
+    hdu.header.update({"POLNAXIS": 2, "POLNAME1": "X_IMAGE", "POLZERO1": zero_x, "POLSCAL1": scale_x, "POLDEG1": 2,
+                       "POLNAME2": "Y_IMAGE", "POLZERO2": zero_y, "POLSCAL2": scale_y,
+                       "PSF_SAMP": model.step_pix})  # fmt: skip
     hdu.writeto(path)
 
 
 def test_psf_file_of_the_truth_has_no_error(science, tmp_path):
-    psfex_file(tmp_path / "true.psf", limits.true_psf(science))
+    psfex_file(tmp_path / "true.psf", psfmodel.sampled_truth(limits.true_psf(science), (512, 512)))
     error = psfmodel.model_error(science, tmp_path / "true.psf")
     assert error.worst.max() < 2e-3 and error.worst.size == 36
     assert np.abs(error.shift_pix).max() < 1e-3 and error.scale == pytest.approx(1.0, abs=2e-3)
