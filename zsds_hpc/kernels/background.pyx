@@ -1,6 +1,38 @@
-"""Histograms of the pixel values in each mesh of an image: the one full pass of the background estimate."""
+"""Full passes of the background estimates: histograms of meshes, clipped sums of residuals in meshes."""
 
 from libc.stdint cimport int16_t, int32_t
+
+cdef extern from *:
+    """
+    /* Number, sum and sum of squares of the residuals about `center`, in units of their noise, between two cuts. */
+    static inline void clipped_row(
+        const float *restrict data, const float *restrict model, const float *restrict variance, long n, float top,
+        float center, float scale, float low, float high, float *restrict out)
+    {
+        float s[3][8] = {{0}};
+        for (long i = 0; i < n; i += 8) {
+            const long m = n - i < 8 ? n - i : 8;
+            float z[8], keep[8];
+            for (long l = 0; l < 8; l++) z[l] = keep[l] = 0;
+            for (long l = 0; l < m; l++) {
+                z[l] = (data[i + l] - model[i + l] - center) * scale / __builtin_sqrtf(variance[i + l]);
+                keep[l] = model[i + l] < top && variance[i + l] < 1e30f ? 1.0f : 0.0f;
+            }
+            for (long l = 0; l < 8; l++) {
+                const float k = z[l] > low ? (z[l] < high ? keep[l] : 0.0f) : 0.0f;
+                s[0][l] += k;
+                s[1][l] += k * z[l];
+                s[2][l] += k * z[l] * z[l];
+            }
+        }
+        for (long k = 0; k < 3; k++)
+            for (long l = 0; l < 8; l++) out[k] += s[k][l];
+    }
+    """
+    void clipped_row(
+        const float* data, const float* model, const float* variance, long n, float top, float center, float scale,
+        float low, float high, float* out,
+    ) noexcept nogil
 
 
 def mesh_histograms(
@@ -42,3 +74,43 @@ def mesh_histograms(
                         value = (pix[y, x] - zero) * scale
                         if value >= 0 and value < n_bins and not mask[y, x] & bad_bits:
                             row[<int>value] += 1
+
+
+def clipped_sums(
+    images,
+    const int32_t[::1] y_edges,
+    const int32_t[::1] x_edges,
+    const float[:, ::1] center,
+    const double[::1] limits,
+    double[:, :, ::1] sums,
+):
+    """Number, sum and sum of squares, in each mesh, of residuals in units of their noise between two cuts.
+
+    Parameters
+    ----------
+    images : tuple of ndarray, shape (ny, nx), float32
+        Data, model, variance (infinite where unusable).
+    y_edges, x_edges : ndarray, int32
+        Mesh boundaries.
+    center : ndarray, shape (my, mx), float32
+        The residual is data - model - center, DN.
+    limits : ndarray, shape (4,), float64
+        Model from which on a pixel is left out, factor of the noise, lower and upper cut.
+    sums : ndarray, shape (my, mx, 3), float64
+        Zero on entry.
+    """
+    cdef const float[:, ::1] data = images[0], model = images[1], variance = images[2]
+    cdef Py_ssize_t j, i, y, x, k
+    cdef float[3] row
+    with nogil:
+        for j in range(center.shape[0]):
+            for y in range(y_edges[j], y_edges[j + 1]):
+                for i in range(center.shape[1]):
+                    x = x_edges[i]
+                    row[0] = row[1] = row[2] = 0
+                    clipped_row(
+                        &data[y, x], &model[y, x], &variance[y, x], x_edges[i + 1] - x, <float>limits[0], center[j, i],
+                        <float>(1 / limits[1]), <float>limits[2], <float>limits[3], row,
+                    )
+                    for k in range(3):
+                        sums[j, i, k] += row[k]

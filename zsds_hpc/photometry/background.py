@@ -9,7 +9,7 @@ from scipy.special import ndtr
 from zsds_hpc.core import maskbits
 from zsds_hpc.core.errors import AlgorithmFailure, BadInput
 from zsds_hpc.core.params import Params, param
-from zsds_hpc.kernels.background import mesh_histograms
+from zsds_hpc.kernels.background import clipped_sums, mesh_histograms
 
 #: Mask bits of pixels that say nothing about the sky; ghosts and halos are sky as far as a star in them goes.
 NOT_SKY = (maskbits.UNUSABLE & ~(maskbits.GHOST | maskbits.HALO)) | maskbits.SOURCE
@@ -19,6 +19,12 @@ _HALF_RANGE_SIGMA = 6.0
 _N_BINS = 128
 _LOW_CUT, _HIGH_CUT = -3.0, 1.0
 _N_ITERATIONS = 12
+_PDF_LOW, _PDF_HIGH = np.exp(-0.5 * np.array([_LOW_CUT, _HIGH_CUT]) ** 2) / np.sqrt(2 * np.pi)
+_BETWEEN_CUTS = ndtr(_HIGH_CUT) - ndtr(_LOW_CUT)
+#: Mean of a standard normal variable between the cuts.
+_MEAN_BETWEEN_CUTS = (_PDF_LOW - _PDF_HIGH) / _BETWEEN_CUTS
+#: And its variance.
+_SHRINK = 1 + (_LOW_CUT * _PDF_LOW - _HIGH_CUT * _PDF_HIGH) / _BETWEEN_CUTS - _MEAN_BETWEEN_CUTS**2
 _PAD = 2  # meshes
 
 
@@ -97,6 +103,50 @@ def estimate_background(pix: np.ndarray, mask: np.ndarray, params: BackgroundPar
     )
 
 
+def residual_background(
+    images: tuple[np.ndarray, np.ndarray, np.ndarray], params: BackgroundParams, n_iterations: int = 3
+) -> tuple[np.ndarray, float]:
+    """Level and noise that are left in an image once its stars are subtracted.
+
+    In each mesh, the mean of the residuals between -3 and +1 sigma (the low side, which faint sources leave alone),
+    where no star's model is above the noise. The noise is the given one times a factor common to the image, from the
+    width of the same part. Meshes are treated as in `estimate_background`.
+
+    Parameters
+    ----------
+    images : tuple of ndarray, shape (ny, nx), float32
+        Data, model of the stars, variance of the sky (infinite where unusable).
+    params : BackgroundParams
+    n_iterations : int
+        Moves of the cuts.
+
+    Returns
+    -------
+    level : ndarray, shape (ny, nx), float32
+        Zero where no mesh has enough good pixels.
+    noise_factor : float
+        Noise found over noise given.
+    """
+    shape, variance = images[0].shape, images[2]
+    y_edges, x_edges = (_edges(n, params.mesh_pix) for n in shape)
+    center, factor = np.zeros((y_edges.size - 1, x_edges.size - 1), np.float32), 1.0
+    noise = np.sqrt(variance[np.ix_(*[(e[:-1] + e[1:]) // 2 for e in (y_edges, x_edges)])])
+    usual = float(np.median(noise[np.isfinite(noise)])) if np.isfinite(noise).any() else 0.0
+    noise = np.where(np.isfinite(noise), noise, usual)
+    enough = np.maximum(params.min_good_fraction * np.diff(y_edges)[:, None] * np.diff(x_edges), 8)
+    for _ in range(n_iterations):
+        sums = np.zeros((*center.shape, 3))
+        clipped_sums(images, y_edges, x_edges, center, np.array([usual, factor, _LOW_CUT, _HIGH_CUT]), sums)
+        n = np.maximum(sums[..., 0], 1)
+        mean, good = sums[..., 1] / n, sums[..., 0] >= enough
+        if not good.any():
+            return np.zeros(shape, np.float32), 1.0
+        wide = np.sqrt(np.median((sums[..., 2] / n - mean**2)[good]) / _SHRINK)
+        center += ((mean - _MEAN_BETWEEN_CUTS * wide) * factor * noise).astype(np.float32)
+        factor *= wide
+    return _surface(_control_points(_fill(center, good), params.filter_size), shape), float(factor)
+
+
 def _edges(n, mesh_pix):
     return np.rint(np.linspace(0, n, max(1, round(n / mesh_pix)) + 1)).astype(np.int32)
 
@@ -130,17 +180,13 @@ def _fit_truncated_normal(counts, low, width):
     weights = counts.reshape(-1, _N_BINS).astype(np.float64)
     centre = np.arange(_N_BINS) + 0.5
     mean, sigma = _start(weights)
-    pdf_low, pdf_high = np.exp(-0.5 * np.array([_LOW_CUT, _HIGH_CUT]) ** 2) / np.sqrt(2 * np.pi)
-    inside = ndtr(_HIGH_CUT) - ndtr(_LOW_CUT)
-    shift = (pdf_low - pdf_high) / inside
-    shrink = 1 + (_LOW_CUT * pdf_low - _HIGH_CUT * pdf_high) / inside - shift**2
     for _ in range(_N_ITERATIONS):
         below = np.clip((mean + _HIGH_CUT * sigma)[:, None] - centre + 0.5, 0, 1)
         kept = weights * below * np.clip(centre + 0.5 - (mean + _LOW_CUT * sigma)[:, None], 0, 1)
         n = np.maximum(kept.sum(axis=1), 1)
         cut_mean = kept @ centre / n
-        sigma = np.sqrt(np.maximum(kept @ centre**2 / n - cut_mean**2, 0.08) / shrink)
-        mean = cut_mean - shift * sigma
+        sigma = np.sqrt(np.maximum(kept @ centre**2 / n - cut_mean**2, 0.08) / _SHRINK)
+        mean = cut_mean - _MEAN_BETWEEN_CUTS * sigma
     shape = counts.shape[:2]
     return low + mean.reshape(shape) * width, sigma.reshape(shape) * width
 

@@ -9,6 +9,8 @@ from zsds_hpc.psf.model import PsfModel
 
 PEAK_DTYPE = np.dtype([("x", "f8"), ("y", "f8"), ("flux", "f8"), ("snr", "f8"), ("model", "f8")])
 
+_BLOCK_PIX = (8, 64)
+
 
 class PsfDetectParams(Params):
     """How peaks are found."""
@@ -20,7 +22,7 @@ class PsfDetectParams(Params):
     psf_error: float = param(0.02, "Error of the PSF relative to the model: noise under stars already found.", "", 0.0)
 
 
-def local_peaks(scene: Scene, params: PsfDetectParams) -> np.ndarray:
+def local_peaks(scene: Scene, params: PsfDetectParams, changed: np.ndarray | None = None) -> np.ndarray:
     """Peaks of the significance of an additional star, by row and column.
 
     At each pixel, flux = sum p w r / sum p^2 w and significance = sum p w r / sqrt(sum p^2 w), with the residual r,
@@ -32,6 +34,8 @@ def local_peaks(scene: Scene, params: PsfDetectParams) -> np.ndarray:
     scene : Scene
         Its model holds what was found before.
     params : PsfDetectParams
+    changed : ndarray, shape (n, 2), optional
+        Only blocks of the image near these places (x, y) are searched.
 
     Returns
     -------
@@ -40,9 +44,9 @@ def local_peaks(scene: Scene, params: PsfDetectParams) -> np.ndarray:
     """
     half = max(1, int(np.ceil(params.filter_fwhm * scene.psf.fwhm_pix)))
     noise = (1 / scene.gain, params.psf_error**2)
-    found = find_peaks(
-        scene.images, noise, local_filters(scene.psf, params.tile_pix, half), params.detect_sigma, params.least_share
-    )
+    filters = local_filters(scene.psf, params.tile_pix, half)
+    wanted = _blocks(scene.data.shape, changed, 2 * half)
+    found = find_peaks(scene.images, noise, filters, wanted, params.detect_sigma, params.least_share)
     return np.rec.fromarrays(found.T, dtype=PEAK_DTYPE).view(np.ndarray)
 
 
@@ -53,3 +57,19 @@ def local_filters(psf: PsfModel, tile_pix: int, half: int) -> np.ndarray:
     grid_y, grid_x = (np.rint(a).ravel() for a in np.meshgrid(y, x, indexing="ij"))
     side = 2 * half + 1
     return np.ascontiguousarray(psf.images(grid_x, grid_y, half).reshape(n_y, n_x, side, side))
+
+
+def _blocks(shape, changed, margin):
+    """Which blocks of the image are near the places (n, 2); all when there are none given."""
+    counts = [max(1, n // size) for n, size in zip(shape, _BLOCK_PIX)]
+    if changed is None:
+        return np.ones(counts, np.uint8)
+    wanted = np.zeros(counts, np.uint8)
+    for dx in (-margin, 0, margin):
+        for dy in (-margin, 0, margin):
+            row, column = (
+                ((changed[:, axis] + move) * count // n).astype(int).clip(0, count - 1)
+                for axis, move, count, n in ((1, dy, counts[0], shape[0]), (0, dx, counts[1], shape[1]))
+            )
+            wanted[row, column] = 1
+    return wanted

@@ -5,7 +5,7 @@ share terms of the normal equations (blocks of 3 x 3), which conjugate gradients
 through the residuals of the next step. Nothing grows with the size of a group.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import numpy as np
@@ -38,7 +38,7 @@ PSF_FIT_DTYPE = np.dtype(
 FIT_HELD, FIT_SATURATED, FIT_EDGE = 1, 2, 4
 
 _WINDOWS_PIX = (8, 12, 18, 27, 40, 60)
-_TOO_FEW_PIXELS = 6
+_OFF_MIDDLE = 0.6  # px from the window's middle beyond which the window is moved
 _WINDOW_REACH = 0.9  # px that a star may move before its window is moved
 
 
@@ -50,6 +50,7 @@ class PsfFitParams(Params):
     pair_fwhm: float = param(3.5, "Stars this close along each axis are solved together.", "FWHM", 0.5, 5.0)
     damping_pix: float = param(1.0, "Levenberg damping of the steps in position.", "px", 0.05, 100.0)
     max_step_pix: float = param(0.5, "Largest step in position.", "px", 0.05, 5.0)
+    rest_sigma: float = param(0.03, "A star whose step is smaller, in units of its error, is at rest.", "", 0.0, 1.0)
     tolerance: float = param(0.01, "Of the conjugate gradients.", "", 1e-10, 0.5)
     max_solver_iterations: int = param(60, "Of the conjugate gradients.", "", 1, 10_000)
     psf_error: float = param(0.0, "Error of the PSF relative to the model, added to the noise of the fit.", "", 0.0, 0.5)
@@ -148,6 +149,10 @@ class Stars:
     pass_ : ndarray, shape (n,), int16
         In which pass each was found.
     flags : ndarray, shape (n,), int16
+    active : ndarray, shape (n,), bool
+        What is not yet at rest.
+    information : ndarray, shape (n, 2), float64
+        On the flux alone (1 / DN^2), and usable pixels, as of the last step.
     """
 
     value: np.ndarray
@@ -155,24 +160,46 @@ class Stars:
     kind: np.ndarray
     pass_: np.ndarray
     flags: np.ndarray
+    active: np.ndarray
+    information: np.ndarray
 
     def __len__(self) -> int:
         return len(self.value)
 
+    def __getitem__(self, rows: np.ndarray) -> "Stars":
+        """Copy of some rows, in their order."""
+        return Stars(*(np.ascontiguousarray(getattr(self, f.name)[rows]) for f in fields(self)))
+
+    def scaled(self, factor: float) -> "Stars":
+        """The same stars with fluxes times a factor."""
+        return replace(self, value=self.value * np.array([1.0, 1.0, factor]))
+
+
+def joined(one: Stars, other: Stars) -> Stars:
+    """Both, sorted."""
+    both = Stars(*(np.concatenate([getattr(one, f.name), getattr(other, f.name)]) for f in fields(Stars)))
+    return both[np.lexsort((both.value[:, 0], both.middle[:, 0], both.middle[:, 1]))]
+
 
 class Fitter:
-    """The machinery of one scene: kernels' PSF, window classes."""
+    """The machinery of one scene; keeps the scene's model equal to the sum of its stars."""
 
     def __init__(self, scene: Scene) -> None:
-        psf, params = scene.psf, scene.params
         self.scene = scene
-        base = int(np.clip(np.ceil(params.window_fwhm * psf.fwhm_pix), 3, 60))
+        base = int(np.clip(np.ceil(scene.params.window_fwhm * scene.psf.fwhm_pix), 3, 60))
         self.halves = (base, *(h for h in _WINDOWS_PIX if h > base))
-        wing = psf.wing
-        self.psf = kernel.Psf([psf.by_phase(h) for h in self.halves], self.halves, wing, psf.degree, psf.shape)
-        self.reach = int(min(2 * base, np.ceil(params.pair_fwhm * psf.fwhm_pix)))
+        self.stars = self._made(np.zeros((0, 3)), 0, 0)
+        self.use_psf(scene.psf)
+
+    def use_psf(self, psf: PsfModel) -> None:
+        """Take this PSF from now on; all stars are rendered again and active."""
+        self.scene.psf = psf
+        self.psf = kernel.Psf([psf.by_phase(h) for h in self.halves], self.halves, psf.wing, psf.degree, psf.shape)
+        self.reach = int(min(2 * self.halves[0], np.ceil(self.scene.params.pair_fwhm * psf.fwhm_pix)))
         self.edges = _edge_values(psf, self.halves)
         self.peak = float(psf.center(1)[1, 1])
+        self.activate()
+        self._render_all()
 
     def window_class(self, flux: np.ndarray) -> np.ndarray:
         """Class of the window that a star of each flux needs, int32."""
@@ -180,55 +207,111 @@ class Fitter:
             limits = self.scene.params.window_edge_sigma * self.scene.sky_noise_dn / self.edges
         return np.searchsorted(np.maximum.accumulate(limits), flux).clip(0, len(self.halves) - 1).astype(np.int32)
 
-    def arranged(self, value: np.ndarray, pass_: np.ndarray, flags: np.ndarray) -> Stars:
-        """Stars sorted, with windows about where they are now."""
-        middle = np.rint(value[:, :2]).astype(np.int32)
-        order = np.lexsort((value[:, 0], middle[:, 0], middle[:, 1]))
-        value, middle = np.ascontiguousarray(value[order]), np.ascontiguousarray(middle[order])
-        return Stars(value, middle, self.window_class(value[:, 2]), pass_[order], flags[order])
+    def _made(self, value: np.ndarray, pass_: int, flags: int) -> Stars:
+        n, middle = len(value), np.rint(value[:, :2]).astype(np.int32)
+        kind = self.window_class(value[:, 2]) if n else np.zeros(0, np.int32)
+        numbers = (np.full(n, number, np.int16) for number in (pass_, flags))
+        return Stars(np.asarray(value, np.float64), middle, kind, *numbers, np.ones(n, bool), np.zeros((n, 2)))
 
-    def render(self, stars: Stars) -> None:
-        """The scene's model becomes that of these stars."""
-        self.scene.model[:] = 0
+    def add(self, value: np.ndarray, pass_: int, flags: int = 0) -> None:
+        """Add stars, rows (x, y, flux); they and what they touch become active."""
+        new = self._made(value, pass_, flags)
+        self._render(new)
+        n_old = len(self.stars)
+        self.stars.active = np.ascontiguousarray(self.stars.active)
+        self.stars = joined(self.stars, new)
+        if n_old:
+            self._wake(self.stars.pass_ == pass_)
+
+    def drop(self, gone: np.ndarray) -> None:
+        """Remove stars; what they touched becomes active."""
+        if gone.any():
+            self._wake(gone)
+            self._render(self.stars[gone].scaled(-1.0))
+            self.stars = self.stars[~gone]
+
+    def activate(self) -> None:
+        """All stars are to be fitted again."""
+        self.stars.active[:] = True
+
+    def _wake(self, source: np.ndarray) -> None:
+        """Stars paired with these become active."""
+        start, earlier = kernel.find_pairs(self.stars.middle, self.reach)
+        later = np.repeat(np.arange(len(self.stars)), np.diff(start))
+        self.stars.active[later[source[earlier]]] = True
+        self.stars.active[earlier[source[later]]] = True
+
+    def _render(self, stars: Stars) -> None:
         kernel.render(self.psf, stars.value, stars.middle, stars.kind, self.scene.model)
 
-    def equations(self, stars: Stars, pairs: tuple) -> tuple[np.ndarray, np.ndarray]:
-        """Normal equations (own, shared) about the present values; the scene's model must be up to date."""
+    def _render_all(self) -> None:
+        self.scene.model[:] = 0
+        self._render(self.stars)
+
+    def _replace(self, rows: np.ndarray, new: Stars) -> None:
+        """Give some stars new values and windows."""
+        if 2 * rows.size > len(self.stars):
+            self._assign(rows, new)
+            self._render_all()
+        else:
+            self._render(self.stars[rows].scaled(-1.0))
+            self._render(new)
+            self._assign(rows, new)
+
+    def _assign(self, rows: np.ndarray, new: Stars) -> None:
+        for f in fields(new):
+            getattr(self.stars, f.name)[rows] = getattr(new, f.name)
+
+    def _equations(self, stars: Stars, pairs: tuple) -> tuple[np.ndarray, np.ndarray]:
+        """Normal equations (own, shared) about the present values."""
         own, shared = np.zeros((len(stars), 10)), np.zeros((len(pairs[1]), 9))
         kernel.normal_equations(
             self.psf, self.scene.images, self.scene.noise, stars.value, stars.middle, stars.kind, pairs, own, shared
         )
+        hold_positions(own, shared, pairs, stars.flags & FIT_HELD != 0)
         return own, shared
 
-    def step(self, stars: Stars, pairs: tuple) -> np.ndarray:
-        """One Gauss-Newton step of all stars; returns information on the flux and usable pixels, shape (n, 2)."""
-        params = self.scene.params
-        own, shared = self.equations(stars, pairs)
-        hold_positions(own, shared, pairs, stars.flags & FIT_HELD != 0)
+    def step(self) -> None:
+        """One Gauss-Newton step of all active stars; those at rest with resting neighbours leave the active set."""
+        rows, params = np.flatnonzero(self.stars.active), self.scene.params
+        stars = self.stars[rows]
+        pairs = kernel.find_pairs(stars.middle, self.reach)
+        own, shared = self._equations(stars, pairs)
+        stars.information = own[:, [0, 9]]
         own[:, 3] += params.damping_pix**-2
         own[:, 5] += params.damping_pix**-2
         step, _ = kernel.solve(own, shared, pairs, params.max_solver_iterations, params.tolerance)
-        limited = np.clip(step[:, 1:], -params.max_step_pix, params.max_step_pix)
-        moved = stars.value[:, :2] + limited
-        stars.value[:, :2] = np.clip(moved, stars.middle - _WINDOW_REACH, stars.middle + _WINDOW_REACH)
+        stars.value[:, :2] += np.clip(step[:, 1:], -params.max_step_pix, params.max_step_pix)
+        reach = stars.middle + np.array([[[-_WINDOW_REACH]], [[_WINDOW_REACH]]])
+        stars.value[:, :2] = stars.value[:, :2].clip(reach[0], reach[1])
         stars.value[:, 2] += step[:, 0]
-        return own[:, [0, 9]]
+        size = np.abs(step) * np.sqrt(np.maximum(own[:, [0, 3, 5]], 0))
+        stars.active = _moving(size.max(axis=1, initial=0) > params.rest_sigma, pairs)
+        self._replace(rows, stars)
 
-    def fit(self, stars: Stars, n_iterations: int) -> tuple[tuple, np.ndarray]:
-        """Gauss-Newton steps, the model brought up to date; returns pairs and what the last step returned."""
-        pairs = kernel.find_pairs(stars.middle, self.reach)
-        self.render(stars)
-        information = np.zeros((len(stars), 2))
+    def fit(self, n_iterations: int) -> None:
+        """Gauss-Newton steps until all stars are at rest, at most so many."""
         for _ in range(n_iterations):
-            information = self.step(stars, pairs)
-            self.render(stars)
-        return pairs, information
+            if not self.stars.active.any():
+                break
+            self.step()
 
-    def table(self, stars: Stars, pairs: tuple) -> np.ndarray:
+    def recenter(self) -> None:
+        """Windows about where the stars are now, as wide as their flux asks for."""
+        stars = self.stars
+        kind = self.window_class(stars.value[:, 2])
+        off = np.abs(stars.value[:, :2] - stars.middle).max(axis=1, initial=0) > _OFF_MIDDLE
+        rows = np.flatnonzero(off | (kind != stars.kind))
+        new = stars[rows]
+        new.kind, new.middle = kind[rows], np.rint(new.value[:, :2]).astype(np.int32)
+        self._replace(rows, new)
+        self.stars = self.stars[np.lexsort((stars.value[:, 0], stars.middle[:, 0], stars.middle[:, 1]))]
+
+    def table(self) -> np.ndarray:
         """Results with errors, shape (n,), `PSF_FIT_DTYPE`."""
-        params, psf = self.scene.params, self.scene.psf
-        own, shared = self.equations(stars, pairs)
-        hold_positions(own, shared, pairs, stars.flags & FIT_HELD != 0)
+        stars, params, psf = self.stars, self.scene.params, self.scene.psf
+        pairs = kernel.find_pairs(stars.middle, self.reach)
+        own, shared = self._equations(stars, pairs)
         cov = kernel.covariances(own, shared, pairs, params.least_coupling)
         quality = kernel.quality(
             self.psf, self.scene.images, self.scene.noise, stars.value, stars.middle, params.chi_fwhm * psf.fwhm_pix,
@@ -243,6 +326,16 @@ class Fitter:
         out["chi"], out["sharp"], out["dominance"] = quality.T
         out["n_pix"], out["flags"], out["pass_"] = own[:, 9], stars.flags, stars.pass_
         return out
+
+
+def _moving(moved, pairs):
+    """Stars that moved, and those paired with one."""
+    start, earlier = pairs
+    later = np.repeat(np.arange(moved.size), np.diff(start))
+    moving = moved.copy()
+    moving[later[moved[earlier]]] = True
+    moving[earlier[moved[later]]] = True
+    return moving
 
 
 def hold_positions(own: np.ndarray, shared: np.ndarray, pairs: tuple, held: np.ndarray) -> None:

@@ -6,17 +6,9 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from zsds_hpc.core.params import Params, param
-from zsds_hpc.photometry.background import BackgroundParams, estimate_background
+from zsds_hpc.photometry.background import BackgroundParams, residual_background
 from zsds_hpc.photometry.psfdetect import PsfDetectParams, local_peaks
-from zsds_hpc.photometry.psffit import (
-    FIT_EDGE,
-    FIT_SATURATED,
-    Fitter,
-    PsfFitParams,
-    Scene,
-    Stars,
-    make_scene,
-)
+from zsds_hpc.photometry.psffit import FIT_EDGE, FIT_SATURATED, Fitter, PsfFitParams, Scene, make_scene
 from zsds_hpc.psf.model import PsfModel
 
 
@@ -81,85 +73,68 @@ def psf_photometry(
     """
     scene = make_scene(images, gain, psf, params.fit)
     fitter, counts = Fitter(scene), []
-    stars = _seeds(fitter, seeds)
+    if seeds is not None:
+        fitter.add(np.asarray(seeds, np.float64).reshape(-1, 3), 0, FIT_SATURATED)
     for k in range(1, params.n_passes + 1):
         if k > 1:
-            subtract_background(scene, images[2], params.background)
-        stars = _with_new(fitter, stars, new_stars(fitter, stars, params), k)
-        information = fitter.fit(stars, params.n_iterations)[1]
-        stars = _kept(fitter, stars, _worthy(scene, stars, information, params))
-        counts.append(len(stars))
-    return PsfPhotometry(_finished(fitter, stars, params), scene, counts)
+            subtract_background(fitter, params)
+        fitter.add(new_stars(fitter, k, params), k)
+        fitter.fit(params.n_iterations)
+        fitter.recenter()
+        fitter.drop(~worthy_stars(fitter, params))
+        counts.append(len(fitter.stars))
+    return PsfPhotometry(_finished(fitter, params), scene, counts)
 
 
-def new_stars(fitter: Fitter, stars: Stars, params: PsfPhotParams) -> np.ndarray:
-    """Peaks of the residuals that are worth a star, rows (x, y, flux)."""
-    scene = fitter.scene
-    peaks = local_peaks(scene, params.detect)
+def new_stars(fitter: Fitter, k: int, params: PsfPhotParams) -> np.ndarray:
+    """Peaks of the residuals that are worth a star, rows (x, y, flux); in later passes near stars only."""
+    scene, known = fitter.scene, fitter.stars.value[:, :2]
+    peaks = local_peaks(scene, params.detect, known if k > 1 else None)
     peaks = peaks[peaks["flux"] * fitter.peak > params.min_contrast * peaks["model"]]
     places = np.stack([peaks["x"], peaks["y"]], axis=1)
-    if len(stars) and len(peaks):
+    if len(known) and len(peaks):
         near = params.min_distance_fwhm * scene.psf.fwhm_pix
-        distance, _ = cKDTree(stars.value[:, :2]).query(places, distance_upper_bound=near)
+        distance, _ = cKDTree(known).query(places, distance_upper_bound=near)
         peaks, places = peaks[~np.isfinite(distance)], places[~np.isfinite(distance)]
     return np.column_stack([places, peaks["flux"]])
 
 
-def subtract_background(scene: Scene, mask: np.ndarray, params: BackgroundParams) -> None:
-    """Take what the residuals show of the background out of the scene's data, in place."""
-    residual = scene.data - scene.model
-    level = estimate_background(residual, mask, params).level
+def subtract_background(fitter: Fitter, params: PsfPhotParams) -> None:
+    """Take what the residuals show of the background out of the scene's data, and correct its noise, in place."""
+    scene = fitter.scene
+    level, noise_factor = residual_background(scene.images, params.background)
     level[np.isinf(scene.variance)] = 0
     scene.data -= level
+    scene.variance *= noise_factor**2
+    fitter.activate()
 
 
-def _seeds(fitter, seeds):
-    value = np.zeros((0, 3)) if seeds is None else np.asarray(seeds, np.float64).reshape(-1, 3)
-    flags = np.full(len(value), FIT_SATURATED, np.int16)
-    return fitter.arranged(value, np.zeros(len(value), np.int16), flags)
-
-
-def _with_new(fitter, stars, new, k):
-    value = np.concatenate([stars.value, new])
-    pass_ = np.concatenate([stars.pass_, np.full(len(new), k, np.int16)])
-    flags = np.concatenate([stars.flags, np.zeros(len(new), np.int16)])
-    return fitter.arranged(value, pass_, flags)
-
-
-def _kept(fitter, stars, keep):
-    """The stars to keep, in windows about where they are now; the scene's model follows."""
-    stars = fitter.arranged(stars.value[keep], stars.pass_[keep], stars.flags[keep])
-    fitter.render(stars)
-    return stars
-
-
-def _worthy(scene, stars, information, params):
-    """Which stars are significant, have pixels and are no double of a brighter one."""
+def worthy_stars(fitter: Fitter, params: PsfPhotParams) -> np.ndarray:
+    """Which stars are significant, have pixels, are within the image and are no double of a brighter one."""
+    scene, stars = fitter.scene, fitter.stars
     x, y, flux = stars.value.T
-    worthy = (flux > 0) & (flux * np.sqrt(information[:, 0]) >= params.min_snr)
-    worthy &= information[:, 1] >= params.min_n_pix
     n_y, n_x = scene.data.shape
+    worthy = (flux > 0) & (flux * np.sqrt(stars.information[:, 0]) >= params.min_snr)
+    worthy &= stars.information[:, 1] >= params.min_n_pix
     worthy &= (x > -0.5) & (x < n_x - 0.5) & (y > -0.5) & (y < n_y - 0.5)
     rows = np.flatnonzero(worthy)
     if rows.size > 1:
-        pairs = cKDTree(stars.value[rows, :2]).query_pairs(
-            params.min_distance_fwhm * scene.psf.fwhm_pix, output_type="ndarray"
-        )
-        one, other = rows[pairs].T
+        near = params.min_distance_fwhm * scene.psf.fwhm_pix
+        one, other = rows[cKDTree(stars.value[rows, :2]).query_pairs(near, output_type="ndarray")].T
         worthy[np.where(flux[one] < flux[other], one, other)] = False
     return worthy
 
 
-def _finished(fitter, stars, params):
+def _finished(fitter, params):
     """The last steps, with the table of results."""
-    scene = fitter.scene
-    pairs, information = fitter.fit(stars, params.n_last_iterations)
-    worthy = _worthy(scene, stars, information, params)
+    fitter.fit(params.n_last_iterations)
+    fitter.recenter()
+    worthy = worthy_stars(fitter, params)
     if not worthy.all():
-        stars = _kept(fitter, stars, worthy)
-        pairs, _ = fitter.fit(stars, 1)
-    n_y, n_x = scene.data.shape
-    half = fitter.halves[0]
+        fitter.drop(~worthy)
+        fitter.fit(2)
+    stars, half = fitter.stars, fitter.halves[0]
+    n_y, n_x = fitter.scene.data.shape
     inside = (stars.middle >= half).all(axis=1) & (stars.middle < np.array([n_x - half, n_y - half])).all(axis=1)
     stars.flags[~inside] |= FIT_EDGE
-    return fitter.table(stars, pairs)
+    return fitter.table()
