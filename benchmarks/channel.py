@@ -22,6 +22,9 @@ ROOT = Path(__file__).parents[1]
 NIGHT, FIELD, FILTER, CCDID, RCID = "20200924", 655, "zr", 6, 20
 #: Where the peers find the products of the last repeat.
 LAST = "last"
+#: Up to so many stars the targets of the sparse field hold; steps of calibrate that make the PSF catalogue.
+SPARSE_STARS = 9000
+PSF_STEPS = ("psf", "psf_model", "psf_fit", "psfphot", "psf_photometry", "psf_zero_point")
 
 _PLAN = """\
 seed: {seed}
@@ -158,6 +161,7 @@ def compared(run: Path, with_peers: bool) -> dict[str, Any]:
 
     science = next(s for s in Run(run).science() if s.rcid == RCID)
     result: dict[str, Any] = {"accuracy": peers.own_accuracy(science), "peers": {}, "peer_accuracy": {}}
+    result |= compared_psf(science, with_peers)
     for name, peer in peers.PEERS.items() if with_peers else ():
         with tempfile.TemporaryDirectory() as folder:
             say(f"peer {name}")
@@ -171,6 +175,70 @@ def compared(run: Path, with_peers: bool) -> dict[str, Any]:
     return result
 
 
+def compared_psf(science: Any, with_peers: bool) -> dict[str, Any]:
+    """The PSF catalogue against the truth as lines of the scorecard, where there is one, and the peers' values."""
+    from benchmarks import peers_psf
+    from tools.scorecard import psfcard, psffigure, psfphot, style
+
+    case = peers_psf.Case(science, psfphot.truths(science))
+    result: dict[str, Any] = {"psf": {}, "psf_bins": "", "psf_peers": {}}
+    if science.path("psfcat.fits").is_file():
+        check = psfphot.check(science, psfphot.read_catalogue(science), case.truth)
+        lines = psfcard.metrics([check])
+        result["psf"] = {m.name: {"value": m.value, "target": m.target, "sense": m.sense, "ok": m.ok} for m in lines}
+        result["psf_bins"] = psfcard.as_text(check)
+        style.use_style()
+        psffigure.draw([check], science.run.path / "psf.png")
+    for name, peer in peers_psf.PSF_PEERS.items() if with_peers else ():
+        with tempfile.TemporaryDirectory() as folder:
+            say(f"peer {name}")
+            try:
+                measured = peer(case, Path(folder))
+            except peers_psf.peers.Missing as reason:
+                say(f"peer {name} left out: {reason}")
+                continue
+        result["psf_peers"][name] = {"cpu_s": measured.cpu_s, "snr_or_sky_threshold": measured.threshold} | {
+            key: float(f"{value:.4g}") for key, value in peers_psf.accuracy(measured.check).items()
+        }
+    return result
+
+
+def cost_lines(stars: int, result: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Costs and their targets, which are given for 6,000 and 60,000 stars, as lines of the scorecard."""
+    few = stars <= SPARSE_STARS
+    fits = [seconds for name, seconds in result["steps"].items() if name in PSF_STEPS]
+    values = {
+        "cpu_s_psf": (sum(fits) if result.get("psf") else None, 1.2 if few else 5.0),
+        "cpu_s_raw_to_catalogues": (result["total_cpu_s"], 2.8 if few else 7.0),
+        "peak_mib": (result["peak_mib"], 1.2 * 1024.0),
+    }
+    return {
+        name: {"value": value, "target": target, "sense": "<=", "ok": value is not None and value <= target}
+        for name, (value, target) in values.items()
+    }
+
+
+def show_psf(result: dict[str, Any]) -> None:
+    """Table of PSF-fit photometry: value, target, met or not, and the peers, whose names stand above in their order."""
+    found = result["psf_peers"]
+    print("\nPSF-fit photometry" + "".join(f"\n  [{k}] {name}" for k, name in enumerate(found, start=1)))
+    own = result["psf"] | result.get("costs", {})
+    names = list(dict.fromkeys([*own, *(key for values in found.values() for key in values)]))
+    print(f"  {'':<32} {'ours':>9} {'target':>9} {'':<6}" + "".join(f"{f'[{k}]':>9}" for k in range(1, len(found) + 1)))
+    for name in names:
+        line = own.get(name, {"value": None, "target": None, "sense": "", "ok": True})
+        target = f"{line['sense']} {line['target']:.4g}" if line["target"] is not None else ""
+        verdict = "" if line["target"] is None else "ok" if line["ok"] else "MISSED"
+        theirs = "".join(f"{number(values.get(name)):>9}" for values in found.values())
+        print(f"  {name:<32} {number(line['value']):>9} {target:>9} {verdict:<6}{theirs}")
+    print(result["psf_bins"])
+
+
+def number(value: float | None) -> str:
+    """Four digits, or a dash."""
+    return "-" if value is None else f"{value:.4g}"
+
+
 def show(result: dict[str, Any]) -> None:
     """Readable form."""
     for name, seconds in result["steps"].items():
@@ -181,6 +249,8 @@ def show(result: dict[str, Any]) -> None:
     for name, seconds in result.get("peers", {}).items():
         told = ", ".join(f"{key} {value:.4g}" for key, value in result["peer_accuracy"][name].items())
         print(f"  peer {name:<18} {seconds:7.3f} CPU s  {told}")
+    if "psf_peers" in result:
+        show_psf(result)
 
 
 def main() -> int:
@@ -191,7 +261,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=1, help="seed of the sky")
     parser.add_argument("--repeats", type=int, default=5, help="how often; the best counts (default: 5)")
     parser.add_argument("--json", action="store_true", help="print JSON only")
-    parser.add_argument("--no-peers", action="store_true", help="leave source-extractor, scamp, astroscrappy out")
+    parser.add_argument("--no-peers", action="store_true", help="leave other programs out")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "benchmarks", help="where skies are kept")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -202,6 +272,7 @@ def main() -> int:
     prepare(place, options.stars, options.seed)
     result = measured_apart(place, options.stop, options.repeats)
     result |= {"peers": {}} if options.stop == "ingest" else compared(place / LAST, not options.no_peers)
+    result["costs"] = cost_lines(options.stars, result)
     if options.json:
         print(json.dumps(result, indent=1))
     else:

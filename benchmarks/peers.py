@@ -54,7 +54,7 @@ def _hit_accuracy(science: Science, matched: sources.Matched) -> dict[str, float
     }
 
 
-def _timed(words: list[str], folder: Path) -> float:
+def timed(words: list[str], folder: Path) -> float:
     """Run a program on one thread; its CPU seconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
@@ -64,7 +64,7 @@ def _timed(words: list[str], folder: Path) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def _program(*names: str) -> str:
+def program(*names: str) -> str:
     found = next((path for name in names if (path := shutil.which(name))), None)
     if found is None:
         raise Missing(f"{names[0]} is not installed")
@@ -73,7 +73,7 @@ def _program(*names: str) -> str:
 
 def _extract(science: Science, folder: Path) -> float:
     """Catalogue of the calibrated image in ``image.cat`` (FITS_LDAC); CPU seconds."""
-    program = _program("source-extractor", "sex")
+    sextractor = program("source-extractor", "sex")
     (folder / "default.conv").write_text(_FILTER)
     (folder / "columns.param").write_text("\n".join(_COLUMNS.split()) + "\n")
     (folder / "empty.sex").write_text("")
@@ -85,7 +85,7 @@ def _extract(science: Science, folder: Path) -> float:
         "BACK_SIZE": "64", "BACK_FILTERSIZE": "3", "CHECKIMAGE_TYPE": "NONE", "VERBOSE_TYPE": "QUIET",
     }  # fmt: skip
     words = [word for key, value in settings.items() for word in (f"-{key}", value)]
-    return _timed([program, str(science.path("sciimg.fits")), "-c", "empty.sex", *words], folder)
+    return timed([sextractor, str(science.path("sciimg.fits")), "-c", "empty.sex", *words], folder)
 
 
 def source_extractor(science: Science, folder: Path) -> tuple[float, dict[str, float]]:
@@ -140,7 +140,7 @@ def _pointing_header(science: Science) -> str:
 
 def scamp(science: Science, folder: Path) -> tuple[float, dict[str, float]]:
     """Astrometric solution of degree 3 from the commanded pointing, with a local catalogue; its own pass excluded."""
-    program = _program("scamp")
+    own = program("scamp")
     _extract(science, folder)
     _gaia_ldac(science, folder / "gaia.cat")
     (folder / "image.ahead").write_text(_pointing_header(science))
@@ -154,7 +154,7 @@ def scamp(science: Science, folder: Path) -> tuple[float, dict[str, float]]:
         "WRITE_XML": "N", "SAVE_REFCATALOG": "N", "NTHREADS": "1", "VERBOSE_TYPE": "QUIET",
     }  # fmt: skip
     words = [word for key, value in settings.items() for word in (f"-{key}", value)]
-    seconds = min(_timed([program, "image.cat", "-c", "empty.scamp", *words], folder) for _ in range(2))
+    seconds = min(timed([own, "image.cat", "-c", "empty.scamp", *words], folder) for _ in range(2))
     # SCAMP signs its headers with a letter that FITS does not allow.
     text = (folder / "image.head").read_bytes().decode("ascii", errors="ignore")
     header = fits.Header.fromstring(text, sep="\n")

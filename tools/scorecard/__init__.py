@@ -7,7 +7,7 @@ NumPy, SciPy and astropy alone.
 import sys
 from pathlib import Path
 
-from tools.scorecard import accounting, artifacts, astrometry, calibrations, page, photometry
+from tools.scorecard import accounting, artifacts, astrometry, calibrations, page, photometry, psfcard
 from tools.scorecard.card import Metric, as_json, as_table
 from tools.scorecard.findings import Findings, compare
 from tools.scorecard.products import Run
@@ -16,11 +16,13 @@ from zsds_hpc.core.states import EXIT_CLEAN, EXIT_UNITS_FAILED
 
 def sections(run: Run, findings: Findings) -> dict[str, list[Metric]]:
     """The scorecard by headings."""
+    psf_fits = {"PSF-fit photometry": psfcard.metrics(findings.psf_fits)} if findings.psf_fits else {}
     return {
         "Files and units": accounting.file_metrics(run),
         "Super-bias, flat, bad pixels": calibrations.metrics(findings.biases, findings.flats),
         "Astrometry": astrometry.metrics(findings.positions),
         "Photometry": photometry.metrics(findings.magnitudes),
+        **psf_fits,
         "Hits, saturation, tracks": artifacts.metrics(findings.masks),
         "Cost": accounting.cost_metrics(run),
     }

@@ -12,6 +12,7 @@ from PIL import Image
 from tools.scorecard import calibrations, photometry
 from tools.scorecard.findings import Findings
 from tools.scorecard.products import Run, Science, read_image
+from tools.scorecard.psffigure import psf_photometry
 from tools.scorecard.style import (
     BLUE,
     FILTER_COLOR,
@@ -263,6 +264,7 @@ FIGURES: dict[str, tuple[str, Callable[[Run, Findings, Path], None]]] = {
     "calibrations.png": ("Super-bias and flat against the true maps of the detector", calibration_maps),
     "astrometry.png": ("Astrometry against the true map", astrometric_residuals),
     "photometry.png": ("Photometry against the true magnitudes", photometric_residuals),
+    "psf.png": ("PSF-fit photometry against what the noise allows", psf_photometry),
     "detection.png": ("Completeness and purity", detection),
 }
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from tools.scorecard import artifacts, astrometry, calibrations, photometry, sources
+from tools.scorecard import artifacts, astrometry, calibrations, photometry, psfphot, sources
 from tools.scorecard.products import Run, Science
 
 #: At most this many science channels are compared, spread evenly over the run.
@@ -11,7 +11,8 @@ MAX_CHANNELS = 48
 
 @dataclass
 class Findings:
-    """Comparisons of calibration products, and of science channels (lists of one length)."""
+    """Comparisons of calibration products, and of science channels (lists of one length; `psf_fits` only where
+    there is a PSF catalogue)."""
 
     biases: list[calibrations.BiasCheck] = field(default_factory=list)
     flats: list[calibrations.FlatCheck] = field(default_factory=list)
@@ -19,6 +20,7 @@ class Findings:
     positions: list[astrometry.AstrometryCheck] = field(default_factory=list)
     magnitudes: list[photometry.PhotometryCheck] = field(default_factory=list)
     masks: list[artifacts.ArtifactCheck] = field(default_factory=list)
+    psf_fits: list[psfphot.PsfCheck] = field(default_factory=list)
 
 
 def compare(run: Run) -> Findings:
@@ -33,5 +35,7 @@ def compare(run: Run) -> Findings:
         findings.positions.append(astrometry.check(science, matched))
         findings.magnitudes.append(photometry.check(science, matched))
         findings.masks.append(artifacts.check(science, matched))
+        if science.path("psfcat.fits").is_file():
+            findings.psf_fits.append(psfphot.check(science, psfphot.read_catalogue(science)))
         science.forget_pixels()
     return findings

@@ -84,7 +84,10 @@ def write_report(run: Run, findings: Findings, cards: dict[str, list[Metric]]) -
     folder.mkdir(exist_ok=True)
     drawn = []
     if findings.science:
-        for name, (_, draw) in figures.FIGURES.items():
+        shown = {name: draw for name, (_, draw) in figures.FIGURES.items()}
+        if not findings.psf_fits:
+            del shown["psf.png"]
+        for name, draw in shown.items():
             draw(run, findings, folder / name)
             drawn.append(name)
         figures.overview(run, findings, folder / "overview.png")

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import erf
 
 from tools.scorecard.card import Metric, at_least, at_most, reported
 from tools.scorecard.psfphot import PsfCheck, expected_free_position, expected_selected
@@ -77,8 +78,15 @@ def bins(clean: NDArray, least: int = LEAST) -> list[Bin]:
     return out
 
 
+def expected_width(sigmas: NDArray) -> float:
+    """Half the 16-84% range of normal errors of these widths together."""
+    trial = np.linspace(sigmas.min(), sigmas.max(), 201)
+    inside = erf(trial[:, None] / (np.sqrt(2.0) * sigmas)).mean(axis=1)
+    return float(np.interp(0.682689, inside, trial))
+
+
 class Bright(NamedTuple):
-    """Scatter at BRIGHT_MAG, mmag: raw, after a quadratic surface, and what the noise allows (rms of the bounds)."""
+    """Scatter at BRIGHT_MAG, mmag: raw, after a quadratic surface, and what the noise allows."""
 
     n: int
     raw: float
@@ -100,7 +108,7 @@ def bright(clean: NDArray) -> Bright:
         kept = np.abs(left - np.median(left)) < 4.0 * width(left)
     # Six parameters take their share of the scatter.
     freedom = np.sqrt(own.size / (own.size - 6.0)) if own.size > 20 else np.nan
-    return Bright(own.size, width(error), width(left) * freedom, float(np.sqrt(np.mean((1085.74 / own["snr"]) ** 2))))
+    return Bright(own.size, width(error), width(left) * freedom, expected_width(1085.74 / own["snr"]))
 
 
 class Faint(NamedTuple):
@@ -221,7 +229,8 @@ def _detection_metrics(checks: list[PsfCheck]) -> list[Metric]:
     return [
         *rows,
         at_most("psf_bias_20_205_mmag", abs(median(stars["error_mag"])) * MMAG, 50.0,
-                f"|median error| of the {stars.size} found, blended or not, as far above the limit as 20-20.5"),
+                f"|median error| of the {stars.size} found, blended or not, as far above the limit as 20-20.5; "
+                f"signed {median(stars['error_mag']) * MMAG:.1f}, negative is too bright"),
         reported("psf_bias_20_205_alone_mmag", median(stars["error_mag"][stars["is_alone"]]) * MMAG,
                  "signed, the unblended ones"),
         at_most("psf_spurious_fraction", n_bad / n_all if n_all else None, 0.01,

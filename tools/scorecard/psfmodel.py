@@ -123,7 +123,8 @@ def sampled_truth(psf: optics.Psf, shape: tuple[int, int], half_pix: int = 12, n
     u, v = (x + 1.0 - zero[0]) / scale[0], (y + 1.0 - zero[1]) / scale[1]
     terms = np.stack([u**i * v**j for j in range(3) for i in range(3 - j)], axis=1)
     fit, *_ = np.linalg.lstsq(terms, samples.reshape(x.size, -1), rcond=None)
-    return PsfexModel(fit.reshape(-1, *samples.shape[1:]), 1.0 / n_sub, 2, zero, scale)
+    terms_of: Array = np.array(fit, float).reshape(-1, *samples.shape[1:])
+    return PsfexModel(terms_of, 1.0 / n_sub, 2, zero, scale)
 
 
 def model_error(science: Science, path: Path | None = None) -> PsfError | None:

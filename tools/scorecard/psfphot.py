@@ -236,9 +236,15 @@ def check(science: Science, found: Catalogue, truth: Truths | None = None) -> Ps
     return PsfCheck(
         clean_stars(science, truth, found, row, alone), found_stars(truth, found, row, usable, alone),
         int(usable_at(science, found.x, found.y).sum()), int(bad.sum()), int(_near_saturated(science, where).sum()),
-        float(np.percentile(found.flux / found.sigflux, 0.5)) if found.flux.size else np.nan,
+        catalogue_end(found),
         found.zero_point - science.facts["zero_point_channel"], truth.limit_mag, model_error(science),
     )  # fmt: skip
+
+
+def catalogue_end(found: Catalogue) -> float:
+    """S/N that nearly all rows exceed; NaN of nothing."""
+    stated = found.sigflux > 0.0
+    return float(np.percentile(found.flux[stated] / found.sigflux[stated], 0.5)) if stated.any() else float("nan")
 
 
 def _near_saturated(science: Science, where: Array) -> NDArray[np.bool_]:

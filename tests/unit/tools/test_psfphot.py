@@ -5,7 +5,9 @@ import pytest
 from astropy.io import fits
 
 from tests.helpers.fake_run import make_run
+from tools import scorecard
 from tools.scorecard import limits, psfcard, psfmodel, psfphot
+from tools.scorecard.findings import compare
 from tools.scorecard.products import Run
 from tools.skysim import optics, render
 
@@ -216,3 +218,46 @@ def test_surface_takes_a_trend_out_of_the_bright_floor():
     floor = psfcard.bright(clean)
     assert floor.after_surface == pytest.approx(3.6, rel=0.08) and floor.raw > 5.0
     assert floor.limit == pytest.approx(1085.74 / 300.0)
+
+
+@pytest.fixture
+def run_with_psf(tmp_path):
+    """The fake run with a PSF catalogue at the bound and the true PSF in a file."""
+    path = make_run(tmp_path / "run")
+    science = next(iter(Run(path).science()))
+    truth = psfphot.truths(science)
+    found = catalogue(truth, scale=1.005)
+    rows = np.zeros(found.x.size, [(name, "f8") for name in ("xpos", "ypos", "flux", "sigflux")])
+    for name, values in zip(rows.dtype.names, (found.x + 1.0, found.y + 1.0, found.flux, found.sigflux)):
+        rows[name] = values
+    head = fits.Header([("MAGZP", 26.3015)])
+    fits.HDUList([fits.PrimaryHDU(header=head), fits.BinTableHDU(rows, name="PSF_CATALOG")]).writeto(
+        science.path("psfcat.fits")
+    )
+    psfex_file(science.path("sciimg.psf"), psfmodel.sampled_truth(limits.true_psf(science), (512, 512)))
+    return path
+
+
+def test_section_and_picture_of_the_scorecard(run_with_psf):
+    run = Run(run_with_psf)
+    findings = compare(run)
+    cards = scorecard.sections(run, findings)
+    metrics = {m.name: m for m in cards["PSF-fit photometry"]}
+    assert metrics["psf_bias_bright_mmag"].value == pytest.approx(5.4, abs=1.0)
+    assert metrics["psf_zero_point_error_mmag"].value == pytest.approx(1.5, abs=1e-3)
+    assert metrics["psf_model_error_percent"].value < 0.3
+    page = scorecard.page.write_report(run, findings, cards)
+    assert "psf.png" in page.read_text() and (page.parent / "psf.png").stat().st_size > 20_000
+
+
+def test_without_a_psf_catalogue_there_is_no_section(tmp_path):
+    run = Run(make_run(tmp_path))
+    assert "PSF-fit photometry" not in scorecard.sections(run, compare(run))
+
+
+def test_width_of_a_mixture():
+    rng = np.random.default_rng(9)
+    sigmas = rng.uniform(1.0, 5.0, 200_000)
+    assert psfcard.expected_width(sigmas[:500]) == pytest.approx(
+        psfcard.width(sigmas * rng.standard_normal(sigmas.size)), rel=0.05
+    )
