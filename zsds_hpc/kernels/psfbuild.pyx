@@ -15,9 +15,7 @@ cdef enum:
     MAX_COMPONENTS = 8
     N_OWN = 4           # flux, x, y, sky of a star
     N_SHAPE = 3         # ln width and two ellipticities
-    MAX_PARAMETERS = 15
-    LANES = 8           # terms are summed in groups of this many
-    N_OFFSETS = 28      # rows 0 to 3 below, columns -3 to 3
+    MAX_PARAMETERS = 16 # with the residual, the width of a row of sums
 
 #: Nodes and weights of the Gauss-Legendre rule of three points over one pixel.
 cdef double[3] NODE = [-0.3872983346207417, 0.0, 0.3872983346207417]
@@ -27,6 +25,21 @@ ctypedef struct Ellipse:
     double scale        # 1 / F^2
     double ch, sh, k    # cosh e, sinh(e) / e, d(sinh(e) / e) / de / e
     double e1, e2
+
+
+cdef extern from *:
+    """
+    /* Rank-one update of the lower triangle of n rows of 16 values; rows are filled up to whole groups of four. */
+    static inline void add_products(const double *restrict plane, double weight, int n, double *restrict out)
+    {
+        for (int j = 0; j < n; j++) {
+            const double scaled = weight * plane[j];
+            for (int k = 0; k <= j; k += 4)
+                for (int l = k; l < k + 4; l++) out[16 * j + l] += scaled * plane[l];
+        }
+    }
+    """
+    void add_products(const double* plane, double weight, int n, double* out) noexcept nogil
 
 
 cdef inline Ellipse ellipse_of(const double* shape) noexcept nogil:
@@ -49,22 +62,28 @@ cdef inline double radius2(const Ellipse* at, double x, double y) noexcept nogil
     return at.scale * (at.ch * (x * x + y * y) - at.sh * (at.e1 * (x * x - y * y) + 2 * at.e2 * x * y))
 
 
-cdef inline const float* look_up(const float[:, ::1] table, double s, double* share) noexcept nogil:
+ctypedef struct Table:
+    const float* rows
+    int n_rows
+    int width
+
+
+cdef inline const float* look_up(const Table* table, double s, double* share) noexcept nogil:
     """Row of the table below s, and how far s is towards the next one."""
-    cdef double z = s / (1 + s) * (table.shape[0] - 1)
-    cdef Py_ssize_t row = min(<Py_ssize_t>z, table.shape[0] - 2)
+    cdef double z = s / (1 + s) * (table.n_rows - 1)
+    cdef int row = min(<int>z, table.n_rows - 2)
     share[0] = z - row
-    return &table[row, 0]
+    return table.rows + row * table.width
 
 
 cdef inline void add_point(
-    const float[:, ::1] table, int n_components, const Ellipse* at, double x, double y, double weight, double* plane
+    const Table* table, int n_components, const Ellipse* at, double x, double y, double weight, double* plane
 ) noexcept nogil:
     """Add to the planes (g, dg/dx0, dg/dy0, 1, dg/dln F, dg/de1, dg/de2, components) their values at a point."""
     cdef double s = radius2(at, x, y), share, slope, value
     cdef int k
     cdef const float* row = look_up(table, s, &share)
-    cdef Py_ssize_t width = table.shape[1]
+    cdef int width = table.width
     cdef double v = x * x - y * y, r2 = x * x + y * y, cross = at.e1 * v + 2 * at.e2 * x * y
     weight = weight * at.scale
     value = weight * (row[0] + share * (row[width] - row[0]))
@@ -106,31 +125,32 @@ def profile_sums(
         profile relative to its value; number of components that are fitted; residual in sigmas at which a pixel
         is left out.
     normal : ndarray, shape (n, p, p), float64
-        Receives the lower triangle of the normal matrix: flux, x, y, sky, ln F, e1, e2, components; p of them.
+        Receives the normal matrix: flux, x, y, sky, ln F, e1, e2, components; p of them.
     sums : ndarray, shape (n, p + 2), float64
         Receives the right-hand side, chi2 and the number of pixels.
     """
     cdef Py_ssize_t i
-    if normal.shape[1] > MAX_PARAMETERS or normal.shape[1] < N_OWN + N_SHAPE + settings[3]:
+    if normal.shape[1] >= MAX_PARAMETERS or normal.shape[1] < N_OWN + N_SHAPE + settings[3]:
         raise ValueError(f"{normal.shape[1]} parameters are too many or too few")
     if pix.shape[1] < 2 * settings[0] + 1 or table.shape[1] < 2 + settings[3]:
         raise ValueError("window or table too small")
+    cdef Table rows = Table(&table[0, 0], <int>table.shape[0], <int>table.shape[1])
     with nogil:
         for i in range(pix.shape[0]):
-            sums_of_star(pix[i], var[i], &stars[i, 0], &shape[i, 0], table, settings, normal[i], &sums[i, 0])
+            sums_of_star(pix[i], var[i], &stars[i, 0], &shape[i, 0], &rows, &settings[0], normal[i], &sums[i, 0])
 
 
 cdef void sums_of_star(
     const float[:, ::1] pix, const float[:, ::1] var, const double* star, const double* shape,
-    const float[:, ::1] table, const double[::1] settings, double[:, ::1] normal, double* sums,
+    const Table* table, const double* settings, double[:, ::1] normal, double* sums,
 ) noexcept nogil:
     cdef int half = <int>settings[0], core = <int>settings[1], n_components = <int>settings[3]
-    cdef int middle = pix.shape[0] // 2, n = normal.shape[0], x, y, j, k
+    cdef int middle = pix.shape[0] // 2, n = normal.shape[0], n_pixels = 0, x, y, j, k
     cdef Ellipse at = ellipse_of(shape)
     cdef double[MAX_PARAMETERS] plane
-    cdef double weight, residual, scaled
-    memset(&normal[0, 0], 0, n * n * sizeof(double))
-    memset(sums, 0, (n + 2) * sizeof(double))
+    cdef double[MAX_PARAMETERS * MAX_PARAMETERS] total
+    cdef double weight, residual
+    memset(total, 0, MAX_PARAMETERS * MAX_PARAMETERS * sizeof(double))
     for y in range(-half, half + 1):
         for x in range(-half, half + 1):
             if not var[middle + y, middle + x] > 0:
@@ -143,17 +163,18 @@ cdef void sums_of_star(
             for j in range(1, n):
                 if j != 3:
                     plane[j] *= star[0]
-            for j in range(n):
-                scaled = weight * plane[j]
-                sums[j] += scaled * residual
-                for k in range(j + 1):
-                    normal[j, k] += scaled * plane[k]
-            sums[n] += weight * residual * residual
-            sums[n + 1] += 1
+            plane[n] = residual
+            add_products(plane, weight, n + 1, total)
+            n_pixels += 1
+    for j in range(n):
+        sums[j] = total[MAX_PARAMETERS * n + j]
+        for k in range(j + 1):
+            normal[j, k] = normal[k, j] = total[MAX_PARAMETERS * j + k]
+    sums[n], sums[n + 1] = total[MAX_PARAMETERS * n + n], n_pixels
 
 
 cdef inline void planes_of_pixel(
-    const float[:, ::1] table, int n_components, const Ellipse* at, double x, double y, bint fine, double* plane
+    const Table* table, int n_components, const Ellipse* at, double x, double y, bint fine, double* plane
 ) noexcept nogil:
     cdef int i, j
     memset(plane, 0, MAX_PARAMETERS * sizeof(double))
@@ -188,7 +209,7 @@ def profile_images(
     cdef Ellipse at
     cdef double share, total
     cdef const float* row
-    cdef Py_ssize_t width = table.shape[1]
+    cdef Table rows = Table(&table[0, 0], <int>table.shape[0], <int>table.shape[1])
     with nogil:
         for i in range(shape.shape[0]):
             at = ellipse_of(&shape[i, 0])
@@ -197,20 +218,23 @@ def profile_images(
                     total = 0
                     for b in range(3):
                         for a in range(3):
-                            row = look_up(table, radius2(&at, x * step + NODE[a], y * step + NODE[b]), &share)
-                            total += SHARE[a] * SHARE[b] * (row[0] + share * (row[width] - row[0]))
+                            row = look_up(&rows, radius2(&at, x * step + NODE[a], y * step + NODE[b]), &share)
+                            total += SHARE[a] * SHARE[b] * (row[0] + share * (row[rows.width] - row[0]))
                     out[i, reach + y, reach + x] = at.scale * total
 
 
 cdef extern from *:
     """
-    /* out += factor * term, LANES values */
-    static inline void add_lanes(const float *restrict term, float factor, float *restrict out)
+    /* Products of the taps along y (10 pairs) and along x (4 by 4), times a weight. */
+    static inline void add_taps(const float *restrict along_y, const float *restrict along_x, float w, float *restrict out)
     {
-        for (int t = 0; t < 8; t++) out[t] += factor * term[t];
+        for (int j = 0; j < 10; j++) {
+            const float factor = w * along_y[j];
+            for (int k = 0; k < 16; k++) out[16 * j + k] += factor * along_x[k];
+        }
     }
     """
-    void add_lanes(const float* term, float factor, float* out) noexcept nogil
+    void add_taps(const float* along_y, const float* along_x, float w, float* out) noexcept nogil
 
 
 cdef inline int tap_weights(double place, int m, int middle, float* b, float* d) noexcept nogil:
@@ -225,9 +249,9 @@ def spline_normal(
     const double[:, ::1] phase,
     const float[:, ::1] factor2,
     int m,
-    float[:, :, :, ::1] normal,
+    float[:, :, :, :, ::1] sums,
 ):
-    """Normal matrices of a free spline, one for each of up to 8 terms over the image.
+    """Products of taps, summed over stars and pixels: what the normal matrices of a free spline are made of.
 
     Parameters
     ----------
@@ -235,47 +259,46 @@ def spline_normal(
         flux^2 / variance of each pixel.
     phase : ndarray, shape (n, 2), float64
         Offset (x, y) of the star from the middle of the window.
-    factor2 : ndarray, shape (n, 8), float32
+    factor2 : ndarray, shape (n, n_terms), float32
         Square of each term at the star.
     m : int
         Nodes per pixel.
-    normal : ndarray, shape (n_nodes, n_nodes, 28, 8), float32
-        Is added to. Element (y, x, 7 dy + dx + 3, t): between node (y, x) and node (y + dy, x + dx).
+    sums : ndarray, shape (n_nodes, n_nodes, n_terms, 10, 16), float32
+        Is added to. Element (y, x, t): of the pixels whose first node is (y, x), the products of the taps j <= i along
+        y (00, 01, 02, 03, 11, ..., 33) and of taps k and l along x (4 k + l).
     """
-    cdef int side = weight.shape[1], half = side // 2, n_nodes = normal.shape[0], x, y, a, b, j, k, fx, fy
-    cdef Py_ssize_t i
-    cdef float[4] bx
-    cdef float[4] by
-    cdef float[4] unused
+    cdef int side = weight.shape[1], half = side // 2, n_nodes = sums.shape[0], n_terms = sums.shape[2], x, y, t
+    cdef Py_ssize_t n = weight.shape[0], i
+    cdef int[:, ::1] first = np.empty((n, 2), np.int32)
+    cdef float[:, ::1] along_y = np.empty((n, 10), np.float32), along_x = np.empty((n, 16), np.float32)
     cdef float w
+    cdef float* out
     check_reach(half, m, n_nodes, phase)
     with nogil:
-        for i in range(weight.shape[0]):
-            fx = tap_weights(phase[i, 0], m, n_nodes // 2, bx, unused)
-            fy = tap_weights(phase[i, 1], m, n_nodes // 2, by, unused)
-            for y in range(side):
-                for x in range(side):
+        for i in range(n):
+            first[i, 0] = tap_products(phase[i, 0], m, n_nodes // 2, &along_x[i, 0], False)
+            first[i, 1] = tap_products(phase[i, 1], m, n_nodes // 2, &along_y[i, 0], True)
+        for y in range(side):
+            for x in range(side):  # all stars' pixels at one place touch the same few nodes, which stay in the cache
+                for i in range(n):
                     w = weight[i, y, x]
                     if not w > 0:
                         continue
-                    for j in range(4):
-                        for k in range(4):
-                            add_row(
-                                w * by[j] * bx[k], j, k, bx, by, &factor2[i, 0],
-                                &normal[fy + m * (y - half) + j, fx + m * (x - half) + k, 0, 0],
-                            )
+                    out = &sums[first[i, 1] + m * (y - half), first[i, 0] + m * (x - half), 0, 0, 0]
+                    for t in range(n_terms):
+                        add_taps(&along_y[i, 0], &along_x[i, 0], w * factor2[i, t], out + 160 * t)
 
 
-cdef inline void add_row(
-    float w, int j, int k, const float* bx, const float* by, const float* factor2, float* out
-) noexcept nogil:
-    """Products of tap (j, k) with those at and after it."""
-    cdef int a, b
-    for b in range(k, 4):
-        add_lanes(factor2, w * by[j] * bx[b], out + (b - k + 3) * LANES)
-    for a in range(j + 1, 4):
-        for b in range(4):
-            add_lanes(factor2, w * by[a] * bx[b], out + (7 * (a - j) + b - k + 3) * LANES)
+cdef inline int tap_products(double place, int m, int middle, float* out, bint ordered) noexcept nogil:
+    """Products of pairs of taps, all 16 or the 10 ordered ones; returns the first node's index."""
+    cdef float[4] b
+    cdef float[4] unused
+    cdef int first = tap_weights(place, m, middle, b, unused), j, k, n = 0
+    for j in range(4):
+        for k in range(j if ordered else 0, 4):
+            out[n] = b[j] * b[k]
+            n += 1
+    return first
 
 
 def spline_gradient(

@@ -10,29 +10,34 @@ from zsds_hpc.core.params import Params, param
 from zsds_hpc.kernels.psf import star_images
 from zsds_hpc.photometry.profile import StarProfile
 from zsds_hpc.psf import elliptical, freespline
-from zsds_hpc.psf.elliptical import EllipticalPsf, Stage, StarFit
+from zsds_hpc.psf.elliptical import Stage, StarFit
+from zsds_hpc.psf.freespline import Residuals
 from zsds_hpc.psf.model import PsfModel, monomials, spline_coefficients
 from zsds_hpc.psf.stars import PsfStars
 
 _NO_CLIP = 1e9
 _MIN_PIXELS = 12
+#: Error of the profile relative to its value in the first rounds of correction.
+_FIRST_ERRORS = (0.03, 0.01)
 
 
 class PsfParams(Params):
     """How the point-spread function is built."""
 
-    nodes_per_fwhm: float = param(5.5, "Spline nodes per FWHM, at least.", "", 1.0, 20.0)
+    nodes_per_fwhm: float = param(5.0, "Spline nodes per FWHM, at least.", "", 1.0, 20.0)
+    nodes_per_fwhm_core: float = param(3.5, "Nodes per FWHM of the free spline, at least.", "", 1.0, 20.0)
     half_fwhm: float = param(6.0, "Half side of the model.", "FWHM", 2.0, 20.0)
-    core_fwhm: float = param(2.5, "Half side of the part that a free spline corrects.", "FWHM", 1.0, 5.0)
+    core_fwhm: float = param(2.2, "Half side of the part that a free spline corrects.", "FWHM", 1.0, 5.0)
     max_half_pix: int = param(40, "Half side of the model at most.", "px", 6, 60)
-    degree: int = param(3, "Of the polynomial over the image, at most.", "", 0, 4)
+    degree: int = param(2, "Of the polynomial over the image, at most.", "", 0, 4)
     stars_per_term: float = param(10.0, "Stars that a term of the polynomial needs.", "", 1.0, 1000.0)
-    correction_size: float = param(0.05, "Expected size of the correction relative to the profile.", "", 1e-4, 1.0)
+    correction_size: float = param(0.5, "Largest size of the correction relative to the profile.", "", 1e-4, 10.0)
     profile_error: float = param(0.003, "Error of the final profile relative to its value.", "", 0.0, 0.1)
     n_sweeps: int = param(3, "Rounds of correction, each followed by a new fit of the stars.", "", 0, 20)
     clip_sigma: float = param(6.0, "Residual at which a pixel is left out.", "", 3.0, 1e6)
     clip_chi2: float = param(2.5, "Chi2 over the median at which a star is left out.", "", 1.1, 1e6)
-    max_wing_stars: int = param(400, "Brightest stars that the wings are measured from.", "", 5, 100_000)
+    max_wing_stars: int = param(250, "Brightest stars that the wings are measured from.", "", 5, 100_000)
+    max_wing_pixels: int = param(300_000, "Pixels of such stars at most.", "px", 10_000, 1_000_000_000)
 
 
 @dataclass(frozen=True)
@@ -61,9 +66,10 @@ class PsfBuild:
 
 
 class _Layout(NamedTuple):
-    """Sizes that follow from the FWHM: nodes per pixel, half sides (px) of the model, its core, the first fit."""
+    """Sizes that follow from the FWHM: nodes per pixel of model and correction; half sides (px)."""
 
     oversampling: int
+    oversampling_core: int
     half: int
     half_core: int
     half_first: int
@@ -76,15 +82,16 @@ class _Layout(NamedTuple):
     @property
     def reach_core(self) -> int:
         """Nodes of the correction on either side of the middle one."""
-        return self.oversampling * (self.half_core + 1) + 2
+        return self.oversampling_core * (self.half_core + 1) + 2
 
 
 def layout_of(fwhm_pix: float, params: PsfParams) -> _Layout:
     """Sizes for stars of an observed FWHM."""
     half = int(np.clip(np.ceil(params.half_fwhm * fwhm_pix), 6, params.max_half_pix))
     oversampling = int(np.clip(np.ceil(params.nodes_per_fwhm / fwhm_pix), 1, 160 // (2 * half + 8)))
+    coarse = int(np.clip(np.ceil(params.nodes_per_fwhm_core / fwhm_pix), 1, oversampling))
     core = int(np.clip(np.ceil(params.core_fwhm * fwhm_pix), 3, half))
-    return _Layout(oversampling, half, core, int(np.clip(np.ceil(1.7 * fwhm_pix), 3, half)))
+    return _Layout(oversampling, coarse, half, core, int(np.clip(np.ceil(1.7 * fwhm_pix), 3, half)))
 
 
 def window_half_pix(profile: StarProfile, params: PsfParams) -> int:
@@ -135,15 +142,15 @@ def build_psf(
     """
     work = _prepared(stars, shape, profile, params)
     fit = elliptical.first_fit(work.pix, work.var, *work.offset)
-    if start is not None:
-        fit = _judged(start, work, fit, params)
     if not fit.used.any():
         raise AlgorithmFailure("PSF: no usable star", n_stars=len(stars.x))
+    if start is not None:
+        fit = _stars_fitted(start, work, fit, params, _FIRST_ERRORS[0])[0]
     base, fit = _fit_elliptical(elliptical.from_profile(profile), work, fit, params)
     degree = _degree(int(fit.used.sum()), params)
     coefficients = elliptical.as_spline(base, degree, work.layout.oversampling, work.layout.reach)
     model = _model(coefficients, base, work.layout, shape)
-    model, fit = _corrected(model, base, work, fit, params)
+    model, fit = _corrected(model, work, fit, params)
     return _finished(model, stars, fit)
 
 
@@ -186,22 +193,34 @@ def _degree(n_stars, params):
     return degree
 
 
-def _fit_elliptical(base: EllipticalPsf, work: _Work, fit: StarFit, params: PsfParams) -> tuple[EllipticalPsf, StarFit]:
-    """Elliptical profile: on the cores of all stars, then with its radial form on the whole windows of the brightest."""
+def _fit_elliptical(base, work, fit, params):
+    """Elliptical profile: on the cores of all stars, then with its radial form on whole windows."""
     layout = work.layout
     stars = (work.pix, work.var, work.field)
-    fine = layout.half_first
-    first = Stage(layout.half_first, fine, 0.03, False, _NO_CLIP)
-    for degree in (0, 1, 2, params.degree):
-        degree = min(degree, _degree(int(fit.used.sum()), params))
-        base, fit = elliptical.step(base, stars, fit, degree, first)
-    chosen = np.flatnonzero(fit.used)
-    chosen = np.sort(chosen[np.argsort(-fit.flux[chosen], kind="stable")[: params.max_wing_stars]])
-    bright, part = tuple(a[chosen] for a in stars), StarFit(*(a[chosen] for a in fit))
+    first = Stage(layout.half_first, layout.half_first, 0.03, False, _NO_CLIP)
+    for n_most, degree in ((params.max_wing_stars, 0), (params.max_wing_stars, 1), (len(work.pix), params.degree)):
+        rows = _spread(np.flatnonzero(fit.usable), n_most)
+        degree = min(degree, _degree(rows.size, params))
+        base, part = elliptical.step(base, _rows(stars, rows), StarFit(*_rows(fit, rows)), degree, first)
+        fit = _merged(fit, part, rows)
+    rows = np.flatnonzero(fit.used)
+    n_most = min(params.max_wing_stars, params.max_wing_pixels // (2 * layout.half + 1) ** 2)
+    rows = np.sort(rows[np.argsort(-fit.flux[rows], kind="stable")[: max(n_most, 5)]])
+    bright, part = _rows(stars, rows), StarFit(*_rows(fit, rows))
     for misfit in (0.02, 0.01):
-        stage = Stage(layout.half, fine, misfit, True, params.clip_sigma)
+        stage = Stage(layout.half, layout.half_first, misfit, True, params.clip_sigma)
         base, part = elliptical.step(base, bright, part, degree, stage)
-    return base, _merged(fit, part, chosen)
+    return base, _merged(fit, part, rows)
+
+
+def _spread(rows, n_most):
+    """At most so many of the rows, evenly taken."""
+    return rows[np.linspace(0, rows.size - 1, min(rows.size, n_most)).astype(int)]
+
+
+def _rows(columns, rows):
+    """The same rows of several arrays."""
+    return tuple(column[rows] for column in columns)
 
 
 def _merged(fit, part, chosen):
@@ -212,31 +231,30 @@ def _merged(fit, part, chosen):
     return StarFit(*columns)
 
 
-def _judged(start, work, fit, params):
-    """Start from an earlier model."""
-    half = min(work.layout.half_core, start.half_pix)
-    return _stars_fitted(start, work, fit, half, params)[0]
-
-
 def _planes(model, field, fit, half):
     """Unit stars and their slopes at their places, shape (n, 3, side, side)."""
     phase = np.stack([fit.dx, fit.dy], axis=1)
     return star_images(model.by_phase(half), np.array(model.wing, float), model.degree, field, phase, half)
 
 
-def _stars_fitted(model, work, fit, half, params, n_steps=1):
+def _stars_fitted(model, work, fit, params, least_error=0.0):
     """Refit flux and place of each star; returns the fit, the residuals and the inverse variances."""
+    half = min(work.layout.half_core, model.half_pix)
     cut = slice(work.layout.half - half, work.layout.half + half + 1)
     pix, var = np.ascontiguousarray(work.pix[:, cut, cut]), np.ascontiguousarray(work.var[:, cut, cut])
     pix -= fit.sky.astype(np.float32)[:, None, None]
-    for _ in range(n_steps + 1):
+    error = np.float32(max(params.profile_error, least_error))
+    for _ in range(2):
         planes = _planes(model, work.field, fit, half)
-        signal = fit.flux.astype(np.float32)[:, None, None] * planes[:, 0]
+        flux = fit.flux.astype(np.float32)[:, None, None]
+        signal = flux * planes[:, 0]
         residual = pix - signal
-        weight = np.where(var > 0, 1 / (np.maximum(var, 1e-30) + (params.profile_error * signal) ** 2), 0)
+        weight = np.where(var > 0, 1 / (np.maximum(var, 1e-30) + (error * signal) ** 2), 0)
         weight[residual**2 * weight > params.clip_sigma**2] = 0
-        planes[:, 1:] *= fit.flux.astype(np.float32)[:, None, None, None]
+        planes[:, 1:] *= flux[:, None]
         fit = _improved(fit, planes, residual, weight, params)
+    if not fit.used.any():
+        raise AlgorithmFailure("PSF: no star fits", n_stars=len(pix))
     return fit, residual, weight
 
 
@@ -247,18 +265,14 @@ def _improved(fit, planes, residual, weight, params):
     matrix = (weighted @ jacobian.swapaxes(1, 2)).astype(float)
     vector = (weighted @ residual.reshape(n, -1, 1))[:, :, 0].astype(float)
     n_pixels = (weight > 0).reshape(n, -1).sum(axis=1)
-    good = fit.used & (n_pixels >= _MIN_PIXELS)
+    good = fit.usable & (n_pixels >= _MIN_PIXELS)
     matrix[:, np.arange(3), np.arange(3)] += 1e-30 + 1e-6 * matrix[:, np.arange(3), np.arange(3)]
     change = np.linalg.solve(matrix, vector[:, :, None])[:, :, 0]
     chi2 = (weight * residual**2).sum(axis=(1, 2), dtype=float) - (change * vector).sum(axis=1)
     chi2_dof = chi2 / np.maximum(n_pixels - 3, 1)
     if good.any():
         good &= chi2_dof <= params.clip_chi2 * max(float(np.median(chi2_dof[good])), 1.0)
-    limit = 0.95
-    dx = np.clip(fit.dx + np.clip(change[:, 1], -0.4, 0.4), -limit, limit)
-    dy = np.clip(fit.dy + np.clip(change[:, 2], -0.4, 0.4), -limit, limit)
-    flux = fit.flux + change[:, 0]
-    return StarFit(np.maximum(flux, 1e-3), dx, dy, fit.sky, chi2_dof, good & (flux > 0))
+    return elliptical.moved_stars(fit, fit.flux + change[:, 0], change[:, 1:], fit.sky, chi2_dof, good)
 
 
 def _with_sky(model, work, fit):
@@ -273,66 +287,76 @@ def _with_sky(model, work, fit):
     return fit._replace(sky=(weight * residual).sum(axis=(1, 2), dtype=float) / np.maximum(total, 1e-30))
 
 
-def _corrected(model, base, work, fit, params):
+def _corrected(model, work, fit, params):
     """The model with the free spline added, and the stars fitted with it."""
-    layout, half = work.layout, work.layout.half_core
+    layout = work.layout
     fit = _with_sky(model, work, fit)
-    fit, residual, weight = _stars_fitted(model, work, fit, half, params)
-    degree = max(min(_degree(int(fit.used.sum()), params), model.degree) - 1, 0)
-    correction, total, spline = None, model, None
-    for k in range(params.n_sweeps):
+    total, spline, mixing = model, None, None
+    scatter = _scatter(model, layout)
+    for error in (*_FIRST_ERRORS[: params.n_sweeps], *[0.0] * (params.n_sweeps - len(_FIRST_ERRORS))):
+        fit, residual, weight = _stars_fitted(total, work, fit, params, error)
         rows = np.flatnonzero(fit.used)
-        if not rows.size:
-            raise AlgorithmFailure("PSF: no star fits", n_stars=len(fit.flux))
-        flux, phase = fit.flux[rows], np.stack([fit.dx, fit.dy], axis=1)[rows]
-        terms = monomials(*work.field[rows].T, degree)
-        if k == 0:
-            mixing = _orthogonal(terms, weight[rows], flux, model, layout)
-            scatter = params.correction_size * _scatter(model, layout)
-            correction = np.zeros((terms.shape[1], *scatter.shape))
-        terms = terms @ mixing
-        information = weight[rows] * (flux**2).astype(np.float32)[:, None, None]
-        spline = freespline.normal_matrices(information, phase, terms, scatter, layout.oversampling)
-        data = (residual[rows], weight[rows], flux)
-        freespline.sweep_inplace(spline, correction, data, phase, terms)
+        if mixing is None:
+            mixing = _orthogonal(model, work.field[rows], weight[rows], fit.flux[rows], params)
+            correction = np.zeros((len(mixing), *scatter.shape))
+        terms = monomials(*work.field[rows].T, elliptical.degree_of(len(mixing))) @ mixing
+        phase = np.stack([fit.dx, fit.dy], axis=1)[rows]
+        left = Residuals(residual[rows], weight[rows], fit.flux[rows], phase, terms)
+        spline = freespline.prepare(left, scatter, layout.oversampling_core, params.correction_size, spline)
+        freespline.sweep_inplace(spline, correction, left)
         total = _added(model, np.tensordot(mixing, correction, axes=(1, 0)), layout)
-        fit, residual, weight = _stars_fitted(total, work, fit, half, params)
-    return total, fit
+    return total, _stars_fitted(total, work, fit, params)[0]
 
 
-def _orthogonal(terms, weight, flux, model, layout):
-    """Matrix that makes terms orthonormal over the stars, each with its weight."""
+def _orthogonal(model, field, weight, flux, params):
+    """Matrix that turns monomials into terms that are orthonormal over the stars, each with its weight."""
+    degree = max(min(_degree(len(field), params), model.degree) - 1, 0)
+    terms = monomials(*field.T, degree)
     size = np.sqrt(weight.sum(axis=(1, 2), dtype=float)) * flux
     size /= np.sqrt((size**2).mean())
     triangle = np.linalg.qr(terms * size[:, None] / np.sqrt(len(terms)), mode="r")
-    triangle = triangle + 1e-6 * np.eye(len(triangle))
-    return np.linalg.inv(triangle)
+    return np.linalg.inv(triangle + 1e-6 * np.eye(len(triangle)))
 
 
 def _scatter(model, layout):
-    """Expected size of the correction's coefficients: of the profile itself, none at the rim."""
-    middle, reach = model.coefficients.shape[1] // 2, layout.reach_core
-    core = slice(middle - reach, middle + reach + 1)
-    profile = np.abs(model.coefficients[0, core, core]).astype(float)
-    steps = np.abs(np.arange(-reach, reach + 1)) / reach
-    rim = np.clip(8 * (1 - np.maximum(steps[:, None], steps)), 0.02, 1)
-    return np.sqrt(profile * profile.max()) * rim
+    """Relative size of the correction's coefficients: like the profile, but wider; little at the rim."""
+    steps = np.arange(-layout.reach_core, layout.reach_core + 1)
+    profile = np.abs(
+        _resampled(model.coefficients[:1].astype(float), layout.oversampling, steps / layout.oversampling_core)[0]
+    )
+    rim = np.clip(4 * (1 - np.abs(steps) / layout.reach_core), 0.02, 1)
+    return np.sqrt(profile * profile.max()) * np.minimum(rim[:, None], rim)
+
+
+def _resampled(coefficients, oversampling, offsets):
+    """Values of splines at a grid of offsets (px), shape (n_terms, n, n); 0 outside of their nodes."""
+    middle = coefficients.shape[1] // 2
+    at = offsets * oversampling + middle
+    first = np.floor(at).astype(int)
+    t = at - first
+    weights = (
+        np.stack([(1 - t) ** 3, 4 - 6 * t**2 + 3 * t**3, 4 - 6 * (1 - t) ** 2 + 3 * (1 - t) ** 3, t**3], axis=1) / 6
+    )
+    matrix = np.zeros((len(at), coefficients.shape[1] + 4))
+    columns = first[:, None] + np.arange(-1, 3) + 2
+    inside = (columns >= 0) & (columns < matrix.shape[1])
+    matrix[np.nonzero(inside)[0], columns[inside]] = weights[inside]
+    matrix = matrix[:, 2:-2]
+    return matrix @ coefficients @ matrix.T
 
 
 def _added(model, correction, layout):
     """Model plus a correction without flux and without shift."""
-    degree = elliptical.degree_of(len(correction))
-    middle, reach = model.coefficients.shape[1] // 2, layout.reach_core
-    full = np.zeros((len(correction), *model.coefficients.shape[1:]))
-    core = slice(middle - reach, middle + reach + 1)
-    full[:, core, core] = correction
+    reach = model.coefficients.shape[1] // 2
+    offsets = np.arange(-reach, reach + 1) / layout.oversampling
+    full = spline_coefficients(_resampled(correction, layout.oversampling_core, offsets))
     mean = model.coefficients[0].astype(float)
     slope_y, slope_x = np.gradient(mean)
     for term in full:
         for slope in (slope_x, slope_y):
             term -= (term * slope).sum() / (slope**2).sum() * slope
         term -= term.sum() / mean.sum() * mean
-    raised = elliptical._raised(full.reshape(len(full), -1), model.degree).reshape(model.coefficients.shape)
+    raised = elliptical.raised(full.reshape(len(full), -1), model.degree).reshape(model.coefficients.shape)
     return replace(model, coefficients=(model.coefficients + raised).astype(np.float32))
 
 

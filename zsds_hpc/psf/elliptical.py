@@ -22,15 +22,26 @@ _TABLE_ROWS = 2048
 #: ln width and ellipticities of degree 1 and higher are expected to be of this order.
 _SHAPE_SCATTER = 0.1
 _N_OWN, _N_SHAPE = 4, 3
-_MAX_SHIFT_PIX = 0.9
+_MAX_SHIFT_PIX, _MAX_STEP_PIX = 0.95, 0.4
+_MIN_FLUX_DN = 1e-3
 _WORSE = 3.0
 _MIN_PIXELS = 12
 
 
 class StarFit(NamedTuple):
-    """Flux (DN), offset from the middle of the window (px), sky (DN), chi2 per degree of freedom, whether it was used.
+    """Stars as they are fitted; all of shape (n,).
 
-    All of shape (n,).
+    Attributes
+    ----------
+    flux, sky : ndarray
+        DN.
+    dx, dy : ndarray
+        Offset from the middle of the window, px.
+    chi2_dof : ndarray
+    used : ndarray, bool
+        Whether the star has a part in the model.
+    usable : ndarray, bool
+        Whether it may have.
     """
 
     flux: np.ndarray
@@ -39,6 +50,7 @@ class StarFit(NamedTuple):
     sky: np.ndarray
     chi2_dof: np.ndarray
     used: np.ndarray
+    usable: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -134,7 +146,7 @@ def first_fit(pix: np.ndarray, var: np.ndarray, x: np.ndarray, y: np.ndarray) ->
     flux = np.where(usable, pix[:, core, core], 0).sum(axis=(1, 2), dtype=float)
     used = (usable.sum(axis=(1, 2)) >= _MIN_PIXELS) & usable[:, 2, 2] & (flux > 0)
     zeros = np.zeros(len(pix))
-    return StarFit(np.maximum(flux, 1e-3), x, y, zeros, zeros, used)
+    return StarFit(np.maximum(flux, _MIN_FLUX_DN), x, y, zeros, zeros, used, used)
 
 
 def step(
@@ -160,7 +172,7 @@ def step(
         No star fits.
     """
     pix, var, field = stars
-    psf = replace(psf, terms=_raised(psf.terms, degree))
+    psf = replace(psf, terms=raised(psf.terms, degree))
     normal, sums = _normal_equations(psf, pix, var, field, fit, stage)
     own, across = normal[:, :_N_OWN, :_N_OWN], normal[:, :_N_OWN, _N_OWN:]
     known = np.concatenate([sums[:, :_N_OWN, None], across], axis=2)
@@ -169,7 +181,7 @@ def step(
     slope = sums[:, _N_OWN:-2] - (across.swapaxes(1, 2) @ solved[:, :, :1])[:, :, 0]
     chi2 = sums[:, -2] - (solved[:, :, 0] * sums[:, :_N_OWN]).sum(axis=1)
     chi2_dof = chi2 / np.maximum(sums[:, -1] - _N_OWN, 1)
-    good = fit.used & (sums[:, -1] >= _MIN_PIXELS)
+    good = fit.usable & (sums[:, -1] >= _MIN_PIXELS)
     if not good.any():
         raise AlgorithmFailure("PSF: no star fits", n_stars=len(pix))
     good &= chi2_dof <= _WORSE * np.median(chi2_dof[good])
@@ -190,12 +202,11 @@ def _normal_equations(psf, pix, var, field, fit, stage):
     settings = np.array([stage.half, stage.half_fine, stage.misfit, n_components, stage.clip_sigma], float)
     profile_sums(pix, var, state, psf.shape_at(*field.T), psf.table, settings, normal, sums)
     diagonal = np.arange(n)
-    full = normal + normal.swapaxes(1, 2)
-    full[:, diagonal, diagonal] = normal[:, diagonal, diagonal] * (1 + 1e-9) + 1e-30
-    return full, sums
+    normal[:, diagonal, diagonal] = normal[:, diagonal, diagonal] * (1 + 1e-9) + 1e-30
+    return normal, sums
 
 
-def _raised(terms, degree):
+def raised(terms: np.ndarray, degree: int) -> np.ndarray:
     """The same polynomials with room for a higher degree (or cut to a lower one)."""
     old = degree_of(len(terms))
     out = np.zeros(((degree + 1) * (degree + 2) // 2, terms.shape[1]))
@@ -239,17 +250,24 @@ def _moved(psf, moved):
 
 
 def _stars_moved(fit, change, chi2_dof, good):
-    flux = fit.flux + change[:, 0]
-    dx = np.clip(fit.dx + np.clip(change[:, 1], -0.4, 0.4), -_MAX_SHIFT_PIX, _MAX_SHIFT_PIX)
-    dy = np.clip(fit.dy + np.clip(change[:, 2], -0.4, 0.4), -_MAX_SHIFT_PIX, _MAX_SHIFT_PIX)
-    return StarFit(np.maximum(flux, 1e-3), dx, dy, fit.sky + change[:, 3], chi2_dof, fit.used & good & (flux > 0))
+    flux, sky = fit.flux + change[:, 0], fit.sky + change[:, 3]
+    return moved_stars(fit, flux, change[:, 1:3], sky, chi2_dof, good)
+
+
+def moved_stars(fit, flux, shift, sky, chi2_dof, good) -> StarFit:
+    """The stars after a step, kept near the middle of their windows and positive."""
+    dx, dy = (
+        np.clip(at + np.clip(by, -_MAX_STEP_PIX, _MAX_STEP_PIX), -_MAX_SHIFT_PIX, _MAX_SHIFT_PIX)
+        for at, by in zip((fit.dx, fit.dy), shift.T)
+    )
+    return StarFit(np.maximum(flux, _MIN_FLUX_DN), dx, dy, sky, chi2_dof, good & (flux > 0), fit.usable)
 
 
 def as_spline(psf: EllipticalPsf, degree: int, oversampling: int, reach: int) -> np.ndarray:
-    """Spline coefficients (n_terms, n, n), float64, of a polynomial over the image that follows an elliptical profile."""
-    places = np.cos(np.pi * (np.arange(degree + 2) + 0.5) / (degree + 2)) if psf.degree > 0 else np.zeros(1)
+    """Spline coefficients (n_terms, n, n), float64, of a model that follows an elliptical profile."""
+    places = np.cos(np.pi * (np.arange(degree + 1) + 0.5) / (degree + 1)) if psf.degree > 0 else np.zeros(1)
     u, v = (a.ravel() for a in np.meshgrid(places, places))
     samples = psf.samples(u, v, 1 / oversampling, reach)
     terms = monomials(u, v, degree if psf.degree > 0 else 0)
-    fitted = np.linalg.lstsq(terms, samples.reshape(len(u), -1), rcond=None)[0].reshape(-1, *samples.shape[1:])
-    return spline_coefficients(_raised(fitted.reshape(len(fitted), -1), degree).reshape(-1, *samples.shape[1:]))
+    fitted = (np.linalg.pinv(terms) @ samples.reshape(len(u), -1)).reshape(-1, *samples.shape[1:])
+    return spline_coefficients(raised(fitted.reshape(len(fitted), -1), degree).reshape(-1, *samples.shape[1:]))
