@@ -1,6 +1,6 @@
 """Aperture corrections to total flux, by PSF fits or by the curve of growth; noise-equivalent area of a star."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -272,6 +272,33 @@ def growth_difference(to_psf: ApertureCorrections, growth: ApertureCorrections) 
     unc = np.hypot(to_psf.unc_mag, growth.unc_mag)
     k = int(np.argmin(unc))
     return float(growth.correction_mag[k] - to_psf.correction_mag[k]), float(unc[k])
+
+
+def rescaled_to_growth(fits: np.ndarray, psf: PsfModel, offset_mag: float) -> tuple[np.ndarray, PsfModel]:
+    """PSF fits and PSF with the total flux of the curve of growth: the wings' extrapolation is measured, not modelled.
+
+    Flux times PSF, the image of each star, stays what it was.
+
+    Parameters
+    ----------
+    fits : ndarray, `psffit.PSF_FIT_DTYPE`
+    psf : PsfModel
+        Of these fits.
+    offset_mag : float
+        From `growth_difference`.
+
+    Returns
+    -------
+    fits : ndarray
+        Copy with `flux` and `sigflux` scaled.
+    psf : PsfModel
+    """
+    factor = float(10 ** (-0.4 * offset_mag))
+    scaled = fits.copy()
+    scaled["flux"] *= factor
+    scaled["sigflux"] *= factor
+    coefficients = (psf.coefficients / factor).astype(np.float32)
+    return scaled, replace(psf, coefficients=coefficients, wing=(psf.wing[0] / factor, psf.wing[1]))
 
 
 def psf_noise_area(psf: PsfModel, n_places: int = 5, n_phases: int = 4) -> float:

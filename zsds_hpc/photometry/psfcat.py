@@ -95,9 +95,9 @@ def psfcat_of(fits: np.ndarray, mask: np.ndarray, magzp: float | None = None, wc
 class PointSourceParams(Params):
     """Where the locus of stars in sharp and chi ends."""
 
-    n_sigma: float = param(4.0, "A source wider than the stars by more than this is extended.", "sigma", 1.0, 20.0)
+    n_sigma: float = param(3.5, "A source wider than the stars by more than this is extended.", "sigma", 1.0, 20.0)
     n_sigma_sharp: float = param(6.0, "A source sharper than the stars by more is no star either.", "sigma", 1.0, 50.0)
-    chi_factor: float = param(2.0, "Stars' chi is at most this many times that of stars as bright.", "", 1.1, 10.0)
+    chi_factor: float = param(1.7, "Stars' chi is at most this many times that of stars as bright.", "", 1.1, 10.0)
     bright_snr: float = param(50.0, "Stars outnumber galaxies above this.", "", 10.0, 1e4)
     min_stars: int = param(20, "With fewer sources to learn from the locus is the default one.", "", 5, 10_000)
     default_floor: float = param(0.03, "Width of the locus of sharp for bright stars, by default.", "", 1e-4, 1.0)

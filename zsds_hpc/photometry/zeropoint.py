@@ -28,10 +28,10 @@ class ZeroPointParams(Params):
     """Which calibrators are used."""
 
     bright_mag: float = param(13.5, "Brightest calibrator, catalogue magnitude.", unit="mag", ge=0.0, le=30.0)
-    faint_mag: float = param(20.0, "Faintest calibrator, catalogue magnitude.", unit="mag", ge=0.0, le=30.0)
+    faint_mag: float = param(20.5, "Faintest calibrator, catalogue magnitude.", unit="mag", ge=0.0, le=30.0)
     blue_color: float = param(0.0, "Bluest calibrator.", unit="mag", ge=-5.0, le=10.0)
     red_color: float = param(1.3, "Reddest calibrator.", unit="mag", ge=-5.0, le=10.0)
-    max_error_mag: float = param(0.1, "Largest combined error of a calibrator.", unit="mag", ge=0.001, le=1.0)
+    max_error_mag: float = param(0.04, "Largest combined error of a calibrator.", unit="mag", ge=0.001, le=1.0)
     min_matches: int = param(5, "With fewer calibrators there is no zero point.", ge=3, le=10000)
     min_surface_matches: int = param(100, "With fewer calibrators no surface over the image is fitted.", ge=10)
     fit_flux_offset: bool = param(False, "Fit a constant that the sky and faint neighbours add to every flux.")
@@ -201,7 +201,7 @@ def calibrate_zeropoint(calibrators: Calibrators, params: ZeroPointParams) -> Ze
     columns = [np.asarray(a, np.float64) for a in calibrators[:5]]
     if len({a.shape for a in columns}) != 1:
         raise BadInput("zero point: the five arrays must be of one length")
-    chosen = _usable(columns, params)
+    chosen, columns[1] = _usable(columns, params)
     if chosen.sum() < params.min_matches:
         raise AlgorithmFailure(
             "zero point: too few calibrators", n_matches=int(chosen.sum()), n_needed=params.min_matches
@@ -301,12 +301,20 @@ def _spread(names, values):
 
 
 def _usable(columns, params):
+    """Calibrators within the cuts, and errors of the instrumental magnitudes for the flux that the catalogue predicts.
+
+    An error that follows the measured flux would prefer stars that the noise made bright.
+    """
     inst, inst_e, cat, cat_e, color = columns
     with np.errstate(invalid="ignore"):
         good = np.isfinite(inst + inst_e + cat + cat_e + color) & (inst < 90) & (inst_e >= 0) & (cat_e >= 0)
         good &= (cat >= params.bright_mag) & (cat <= params.faint_mag)
         good &= (color >= params.blue_color) & (color <= params.red_color)
-        return good & (np.hypot(inst_e, cat_e) <= params.max_error_mag)
+    expected = np.full(inst.size, np.inf)
+    if good.any():
+        difference = (cat - inst)[good]
+        expected[good] = inst_e[good] * 10 ** (0.4 * (difference - np.median(difference)))
+    return good & (np.hypot(expected, cat_e) <= params.max_error_mag), expected
 
 
 class ResidualMap(NamedTuple):

@@ -14,6 +14,7 @@ from zsds_hpc.photometry.growth import (
     isolated_stars,
     point_source_area,
     psf_noise_area,
+    rescaled_to_growth,
 )
 from zsds_hpc.photometry.profile import StarProfile
 from zsds_hpc.photometry.zeropoint import limiting_magnitude
@@ -154,6 +155,17 @@ def spline_psf(sigma_pix, shape, oversampling=4, half=12, growth=0.0):
     base = spline_coefficients(image(sigma_pix))
     step = (spline_coefficients(image(sigma_pix + growth / 2)) - spline_coefficients(image(sigma_pix - growth / 2))) / 1
     return PsfModel(np.stack([base, step, 0 * base]).astype(np.float32), oversampling, 1, shape)
+
+
+def test_rescaled_fits_have_the_total_flux_of_the_curve_of_growth(reduced):
+    fits, psf = true_fits(reduced, np.random.default_rng(34), 0.98), spline_psf(1.5, (300, 200))
+    offset, unc = growth_difference(to_psf(reduced, fits), corrections(reduced))
+    scaled, normed = rescaled_to_growth(fits, psf, offset)
+    assert growth_difference(to_psf(reduced, scaled), corrections(reduced))[0] == pytest.approx(0, abs=1e-6)
+    ratio = scaled["flux"] / fits["flux"]
+    assert np.median(ratio) == pytest.approx(1 / 0.98, abs=3 * unc)
+    np.testing.assert_allclose(scaled["sigflux"] / scaled["flux"], fits["sigflux"] / fits["flux"])
+    np.testing.assert_allclose(normed.center(5) * ratio[0], psf.center(5), rtol=1e-5, atol=1e-9)
 
 
 def test_noise_area_of_a_gaussian():

@@ -273,3 +273,17 @@ def test_calibrators_are_clean_stars_apart_from_their_neighbours():
     assert not chosen[bad].any()
     assert chosen[9:].mean() > 0.97
     assert calibrator_stars(fits[:0], box[:0], CalibratorParams()).size == 0
+
+
+def test_faint_stars_that_noise_made_bright_are_not_preferred():
+    """100 images of stars of S/N 10 to 30 with errors that follow the measured flux; the mean is known to 0.4 mmag."""
+    params, error = ZeroPointParams(max_error_mag=0.3, blue_color=-2.0, red_color=4.0, faint_mag=25.0), []
+    for seed in range(100):
+        rng = np.random.default_rng(seed)
+        mag, color = rng.uniform(18, 19.3, 800), rng.normal(0.6, 0.25, 800)
+        flux, noise = 10 ** (-0.4 * (mag - ZP - COLOR * color)), 60.0
+        seen = flux + rng.normal(0, noise, 800)
+        inst, inst_err = -2.5 * np.log10(seen), 1.0857 * noise / seen
+        zero = fit_zeropoint(inst, inst_err, mag, np.full(800, 0.001), color, params)
+        error.append(zero.magzp + 0.6 * zero.clrcoeff - ZP - 0.6 * COLOR)
+    assert abs(np.mean(error)) < 0.0015
