@@ -30,8 +30,9 @@ REACH_PIX = 40.0
 CLEAN_PIX = 4
 #: A detection is explained when light of true sources that nobody else claims makes up this share of its flux.
 EXPLAINED_SHARE = 0.5
-#: Light of a galaxy is found this near, and a bad fit of a saturated star is counted apart this near, px.
-GALAXY_PIX, SATURATED_PIX = 4.0, 30.0
+#: Light of a galaxy is found within this many px or half-light radii; a bad fit of a saturated star is counted apart
+#: this near, px.
+GALAXY_PIX, GALAXY_RADII, SATURATED_PIX = 4.0, 3.0, 30.0
 
 
 class Catalogue(NamedTuple):
@@ -201,13 +202,23 @@ def spurious(science: Science, truth: Truths, found: Catalogue, row: NDArray) ->
     light = np.interp(pairs["v"], distance, share) * free["flux"][pairs["j"]]
     light_at = np.bincount(pairs["i"], light, found.x.size)
     lonely &= light_at < EXPLAINED_SHARE * found.flux
-    galaxies = objects[~objects["is_star"]]
-    if len(galaxies):
-        near = cKDTree(np.stack([galaxies["x"], galaxies["y"]], axis=1))
-        lonely &= ~np.isfinite(near.query(where, distance_upper_bound=GALAXY_PIX)[0])
+    lonely &= ~in_galaxies(science, where)
     for x0, y0, x1, y1, width in sources.segments(science):
         lonely &= sources.distance_to_segment(where, x0, y0, x1, y1) >= width
     return lonely & usable_at(science, found.x, found.y)
+
+
+def in_galaxies(science: Science, where: Array) -> NDArray[np.bool_]:
+    """Positions (n, 2) in the light of a galaxy or its host: knots of it are no source of their own, but no fault."""
+    galaxies, scale_arcsec = science.table("galaxies"), 3600.0 * abs(science.header["CD2_2"])
+    inside = np.zeros(len(where), bool)
+    if not len(galaxies) or not len(where):
+        return inside
+    reach = np.maximum(GALAXY_PIX, GALAXY_RADII * galaxies["r_half_arcsec"] / scale_arcsec)
+    tree = cKDTree(where)
+    for galaxy, radius in zip(galaxies, reach):
+        inside[tree.query_ball_point([galaxy["x"], galaxy["y"]], radius)] = True
+    return inside
 
 
 def clear_of_bad_pixels(science: Science, x: Array, y: Array) -> NDArray[np.bool_]:

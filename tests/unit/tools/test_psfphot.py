@@ -10,6 +10,7 @@ from tools.scorecard import limits, psfcard, psfmodel, psfphot
 from tools.scorecard.findings import compare
 from tools.scorecard.products import Run
 from tools.skysim import optics, render
+from tools.skysim.scene import GALAXY_TRUTH
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +139,14 @@ def test_light_of_unclaimed_sources_explains_a_detection(science, truth):
     row = psfphot.match(objects, middle)
     assert row.tolist() == [-1, -1]
     assert not psfphot.spurious(science, stars._replace(objects=objects), middle, row).any()
+
+
+def test_knots_of_a_galaxy_are_no_fault(science, monkeypatch):
+    galaxies = np.zeros(2, GALAXY_TRUTH)
+    galaxies["x"], galaxies["y"], galaxies["r_half_arcsec"] = [100.0, 300.0], 100.0, [0.5, 5.0]
+    monkeypatch.setitem(science._tables, "galaxies", galaxies)
+    where = np.array([[103.5, 100.0], [105.0, 100.0], [300.0, 114.0], [300.0, 116.0]])
+    assert psfphot.in_galaxies(science, where).tolist() == [True, False, True, False]
 
 
 def test_selection_bias_is_that_of_a_truncated_law():
