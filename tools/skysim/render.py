@@ -20,16 +20,17 @@ from tools.skysim.optics import (
 Array = NDArray[np.float64]
 Image = NDArray[np.float32]
 
-#: A stamp ends where the star's wing falls below this many counts per pixel.
-EDGE_COUNTS = 0.5
+#: A stamp leaves at most this many counts of the star's wing outside: far below the noise of any star.
+LOST_COUNTS = 4.0
 RADII_PIX = (8, 11, 15, 21, 30, 42, 60, 85, 120, 170, 240)
-CORE_RADIUS_PIX = 5
+CORE_RADIUS_PIX, SMOOTH_RADIUS_PIX = 5, 12
 CHUNK_ELEMENTS = 40_000
 
 # Gauss-Legendre nodes and weights over one pixel: three by three in the core (exact to 5e-5 of the peak at a FWHM
-# of 1.7 px), two by two outside it.
+# of 1.7 px), two by two outside it, the middle of the pixel in the far wing (1e-5 of the peak).
 _CORE_NODES = ((-0.3872983346207417, 5 / 18), (0.0, 8 / 18), (0.3872983346207417, 5 / 18))
 _WING_NODES = ((-0.28867513459481287, 0.5), (0.28867513459481287, 0.5))
+_FAR_NODES = ((0.0, 1.0),)
 
 # Mixtures of Gaussians for the exponential and de Vaucouleurs profiles, fitted to the profile itself at first use:
 # sigmas in half-light radii.
@@ -40,9 +41,8 @@ _DEV_SIGMAS = np.array([0.01, 0.03, 0.08, 0.2, 0.45, 1.0, 2.1, 4.2])
 def stamp_radius(flux: Array, fwhm_pix: float) -> NDArray[np.intp]:
     """Class (index into RADII_PIX) of the stamp that a star of this flux needs."""
     alpha = MOFFAT_WIDTHS[1] * fwhm_pix / (2.0 * np.sqrt(2.0 ** (1.0 / MOFFAT_BETAS[1]) - 1.0))
-    beta = MOFFAT_BETAS[1]
-    height = np.maximum(flux, 0.0) * MOFFAT_WEIGHTS[1] * (beta - 1.0) / (np.pi * alpha**2)
-    radius = alpha * (height / EDGE_COUNTS) ** (0.5 / beta)
+    share = np.maximum(flux, 0.0) * MOFFAT_WEIGHTS[1] / LOST_COUNTS
+    radius = alpha * np.sqrt(np.maximum(share ** (1.0 / (MOFFAT_BETAS[1] - 1.0)) - 1.0, 0.0))
     return np.minimum(np.searchsorted(RADII_PIX, radius), len(RADII_PIX) - 1)
 
 
@@ -58,10 +58,11 @@ def psf_stamps(x: Array, y: Array, flux: Array, psf: Psf, radius: int) -> Image:
     inverse = [(1.0 / np.square(alpha))[:, None, None] for alpha in alphas]
     offset_x, offset_y = (np.rint(p) - p for p in (x, y))
     shape = (a, b, c, heights, inverse)
-    stamps = _integrate(offset_x, offset_y, shape, radius, _WING_NODES)
-    if radius >= CORE_RADIUS_PIX:
-        core = slice(radius - CORE_RADIUS_PIX, radius + CORE_RADIUS_PIX + 1)
-        stamps[:, core, core] = _integrate(offset_x, offset_y, shape, CORE_RADIUS_PIX, _CORE_NODES)
+    stamps = _integrate(offset_x, offset_y, shape, radius, _FAR_NODES if radius > SMOOTH_RADIUS_PIX else _WING_NODES)
+    for inner, nodes in ((SMOOTH_RADIUS_PIX, _WING_NODES), (CORE_RADIUS_PIX, _CORE_NODES)):
+        if radius > inner:
+            middle = slice(radius - inner, radius + inner + 1)
+            stamps[:, middle, middle] = _integrate(offset_x, offset_y, shape, inner, nodes)
     return stamps
 
 
