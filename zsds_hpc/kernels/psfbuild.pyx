@@ -123,7 +123,7 @@ def profile_sums(
     settings : ndarray, float64
         Half side of the part of the window that is used; half side where pixels are integrated over; error of the
         profile relative to its value; number of components that are fitted; residual in sigmas at which a pixel
-        is left out.
+        is left out, if it is as many times ten times that error too.
     normal : ndarray, shape (n, p, p), float64
         Receives the normal matrix: flux, x, y, sky, ln F, e1, e2, components; p of them.
     sums : ndarray, shape (n, p + 2), float64
@@ -149,7 +149,7 @@ cdef void sums_of_star(
     cdef Ellipse at = ellipse_of(shape)
     cdef double[MAX_PARAMETERS] plane
     cdef double[MAX_PARAMETERS * MAX_PARAMETERS] total
-    cdef double weight, residual
+    cdef double weight, residual, misfit
     memset(total, 0, MAX_PARAMETERS * MAX_PARAMETERS * sizeof(double))
     for y in range(-half, half + 1):
         for x in range(-half, half + 1):
@@ -157,8 +157,9 @@ cdef void sums_of_star(
                 continue
             planes_of_pixel(table, n_components, &at, x - star[1], y - star[2], max(abs(x), abs(y)) <= core, plane)
             residual = pix[middle + y, middle + x] - star[0] * plane[0] - star[3]
-            weight = 1 / (var[middle + y, middle + x] + (settings[2] * star[0] * plane[0]) ** 2)
-            if residual * residual * weight > settings[4] * settings[4]:
+            misfit = (settings[2] * star[0] * plane[0]) ** 2
+            weight = 1 / (var[middle + y, middle + x] + misfit)
+            if residual * residual > settings[4] ** 2 * (var[middle + y, middle + x] + 100 * misfit):
                 continue
             for j in range(1, n):
                 if j != 3:

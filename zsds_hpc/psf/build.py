@@ -30,7 +30,7 @@ class PsfParams(Params):
     core_fwhm: float = param(2.2, "Half side of the part that a free spline corrects.", "FWHM", 1.0, 5.0)
     max_half_pix: int = param(40, "Half side of the model at most.", "px", 6, 60)
     degree: int = param(2, "Of the polynomial over the image, at most.", "", 0, 4)
-    stars_per_term: float = param(10.0, "Stars that a term of the polynomial needs.", "", 1.0, 1000.0)
+    stars_per_term: float = param(5.0, "Stars that a term of the polynomial needs.", "", 1.0, 1000.0)
     correction_size: float = param(0.5, "Largest size of the correction relative to the profile.", "", 1e-4, 10.0)
     profile_error: float = param(0.003, "Error of the final profile relative to its value.", "", 0.0, 0.1)
     n_sweeps: int = param(3, "Rounds of correction, each followed by a new fit of the stars.", "", 0, 20)
@@ -207,7 +207,7 @@ def _fit_elliptical(base, work, fit, params):
     n_most = min(params.max_wing_stars, params.max_wing_pixels // (2 * layout.half + 1) ** 2)
     rows = np.sort(rows[np.argsort(-fit.flux[rows], kind="stable")[: max(n_most, 5)]])
     bright, part = _rows(stars, rows), StarFit(*_rows(fit, rows))
-    for misfit in (0.02, 0.01):
+    for misfit in (0.02, 0.005):
         stage = Stage(layout.half, layout.half_first, misfit, True, params.clip_sigma)
         base, part = elliptical.step(base, bright, part, degree, stage)
     return base, _merged(fit, part, rows)
@@ -249,8 +249,9 @@ def _stars_fitted(model, work, fit, params, least_error=0.0):
         flux = fit.flux.astype(np.float32)[:, None, None]
         signal = flux * planes[:, 0]
         residual = pix - signal
-        weight = np.where(var > 0, 1 / (np.maximum(var, 1e-30) + (error * signal) ** 2), 0)
-        weight[residual**2 * weight > params.clip_sigma**2] = 0
+        misfit = (error * signal) ** 2
+        weight = np.where(var > 0, 1 / (np.maximum(var, 1e-30) + misfit), 0)
+        weight[residual**2 > params.clip_sigma**2 * (var + 100 * misfit)] = 0
         planes[:, 1:] *= flux[:, None]
         fit = _improved(fit, planes, residual, weight, params)
     if not fit.used.any():

@@ -19,8 +19,9 @@ COMPONENTS = ((0.7, 4.5), (1.0, 0.0), (1.5, 3.5), (2.4, 3.0), (4.5, 2.5))
 _WEIGHT_SCATTER = np.array([0.3, 0.3, 0.3, 0.2, 0.03])
 _MAIN = 1
 _TABLE_ROWS = 2048
-#: ln width and ellipticities of degree 1 and higher are expected to be of this order.
-_SHAPE_SCATTER = 0.1
+#: Expected size of the terms of ln width and ellipticities, by degree.
+_SHAPE_SCATTER = (1.0, 0.1, 0.05, 0.02, 0.01)
+_FIXED = 1e-7
 _N_OWN, _N_SHAPE = 4, 3
 _MAX_SHIFT_PIX, _MAX_STEP_PIX = 0.95, 0.4
 _MIN_FLUX_DN = 1e-3
@@ -231,8 +232,11 @@ def _shared_step(psf, curvature, slope, terms, with_components):
     matrix[n_poly:, n_poly:] = curvature[:, _N_SHAPE:, _N_SHAPE:].sum(axis=0)
     vector[:n_poly] = (terms.T @ slope[:, :_N_SHAPE]).ravel()
     vector[n_poly:] = slope[:, _N_SHAPE:].sum(axis=0)
-    scatter = np.full((n_terms, _N_SHAPE), _SHAPE_SCATTER)
-    scatter[0] = 1.0
+    degree = psf.degree
+    orders = [i + j for j in range(degree + 1) for i in range(degree + 1 - j)]
+    scatter = np.repeat(np.array(_SHAPE_SCATTER)[orders, None], _N_SHAPE, axis=1)
+    if with_components:  # whose weights can do what the mean width does
+        scatter[0, 0] = _FIXED
     now, prior = psf.terms.copy(), 1 / scatter.ravel() ** 2
     now[0] = 0
     pull = -prior * now.ravel()
