@@ -53,7 +53,9 @@ class PsfFitParams(Params):
     rest_sigma: float = param(0.03, "A star whose step is smaller, in units of its error, is at rest.", "", 0.0, 1.0)
     tolerance: float = param(0.01, "Of the conjugate gradients.", "", 1e-10, 0.5)
     max_solver_iterations: int = param(60, "Of the conjugate gradients.", "", 1, 10_000)
-    psf_error: float = param(0.0, "Error of the PSF relative to the model, added to the noise of the fit.", "", 0.0, 0.5)
+    psf_error: float = param(
+        0.0, "Error of the PSF relative to the model, in the noise of the fit.", "", 0.0, 0.5
+    )
     chi_fwhm: float = param(1.5, "chi and sharp see pixels within this distance.", "FWHM", 0.5, 4.0)
     least_coupling: float = param(0.005, "Neighbours less coupled than this are held when errors are taken.", "", 0.0)
     bad_bits: int = param(BAD_IN_STAR, "Pixels with any of these mask bits have no weight.", "", 0, 32767)
@@ -318,7 +320,8 @@ class Fitter:
             psf.fwhm_pix / 2,
         )  # fmt: skip
         out = np.zeros(len(stars), PSF_FIT_DTYPE)
-        out["x"], out["y"], out["flux"] = stars.value.T
+        out["x"], out["y"], flux = stars.value.T
+        out["flux"] = flux - _flux_bias(flux, own[:, 0], stars.flags & FIT_HELD != 0)
         with np.errstate(invalid="ignore", divide="ignore"):
             out["sigflux"] = np.sqrt(cov[:, 0])
             out["crowding"] = 1 - 1 / (own[:, 0] * cov[:, 0])
@@ -326,6 +329,16 @@ class Fitter:
         out["chi"], out["sharp"], out["dominance"] = quality.T
         out["n_pix"], out["flags"], out["pass_"] = own[:, 9], stars.flags, stars.pass_
         return out
+
+
+def _flux_bias(flux, information, held):
+    """What a free position adds to the flux on average: the fit climbs the noise, by sigma^2 / flux.
+
+    Portillo, Speagle & Finkbeiner 2020, AJ 159, 165: (p - 1) / 2 sigma^2 / flux for p free parameters.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bias = 1 / (information * flux)
+    return np.where((flux > 0) & (information > 0) & ~held, np.minimum(bias, flux / 2), 0.0)
 
 
 def _moving(moved, pairs):

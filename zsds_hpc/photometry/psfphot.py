@@ -5,10 +5,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from scipy.spatial import cKDTree
 
+from zsds_hpc.core.errors import AlgorithmFailure
 from zsds_hpc.core.params import Params, param
 from zsds_hpc.photometry.background import BackgroundParams, residual_background
+from zsds_hpc.photometry.profile import StarProfile
 from zsds_hpc.photometry.psfdetect import PsfDetectParams, local_peaks
 from zsds_hpc.photometry.psffit import FIT_EDGE, FIT_SATURATED, Fitter, PsfFitParams, Scene, make_scene
+from zsds_hpc.photometry.psfstars import PsfStarParams, cut_stars, select_stars
+from zsds_hpc.psf.build import PsfBuild, PsfParams, build_psf, profile_psf, window_half_pix
 from zsds_hpc.psf.model import PsfModel
 
 
@@ -22,9 +26,12 @@ class PsfPhotParams(Params):
     min_distance_fwhm: float = param(0.5, "Of two stars nearer than this the fainter one is dropped.", "FWHM", 0.0)
     min_contrast: float = param(0.25, "A peak must rise to this fraction of what is modelled there.", "", 0.0, 10.0)
     min_n_pix: int = param(12, "With fewer usable pixels there is no fit.", "px", 4, 1000)
+    n_builds: int = param(1, "After how many passes the PSF is built anew.", "", 0, 9)
     background: BackgroundParams = param(BackgroundParams(mesh_pix=48), "Background of the residuals.")
     fit: PsfFitParams = param(PsfFitParams(), "The fit.")
     detect: PsfDetectParams = param(PsfDetectParams(), "Detection.")
+    psf_stars: PsfStarParams = param(PsfStarParams(), "Stars that show the PSF.")
+    psf: PsfParams = param(PsfParams(), "The PSF.")
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,10 @@ class PsfPhotometry:
     ----------
     table : ndarray, shape (n,), `PSF_FIT_DTYPE`
         Stars by row of the image, then column.
+    psf : PsfModel
+        The one that the fits were made with.
+    build : PsfBuild or None
+        How the PSF was built; None where it was given, or where no star could show it and a mean profile stands in.
     scene : Scene
         Data, model of all stars, variance: its data minus its model are the residuals.
     n_found : list of int
@@ -42,6 +53,8 @@ class PsfPhotometry:
     """
 
     table: np.ndarray
+    psf: PsfModel
+    build: PsfBuild | None
     scene: Scene
     n_found: list[int] = field(default_factory=list)
 
@@ -49,11 +62,15 @@ class PsfPhotometry:
 def psf_photometry(
     images: tuple[np.ndarray, np.ndarray, np.ndarray],
     gain: float,
-    psf: PsfModel,
+    profile: StarProfile,
+    saturate_dn: float,
     params: PsfPhotParams,
     seeds: np.ndarray | None = None,
 ) -> PsfPhotometry:
-    """Find and fit all stars of an image.
+    """Find and fit all stars of an image, and build its point-spread function on the way.
+
+    The first pass is made with the mean star profile; its stars, neighbours subtracted, show the PSF that the other
+    passes use.
 
     Parameters
     ----------
@@ -61,7 +78,10 @@ def psf_photometry(
         Background-subtracted image, noise of the sky (float32, DN), survey mask (int16).
     gain : float
         e/DN.
-    psf : PsfModel
+    profile : StarProfile
+        Mean profile of the image's stars.
+    saturate_dn : float
+        Saturation level above the background, DN.
     params : PsfPhotParams
     seeds : ndarray, shape (n, 3), float64, optional
         x, y (0-based px) and flux (DN) of saturated stars, whose core the filter cannot see.
@@ -71,19 +91,50 @@ def psf_photometry(
     BadInput
         Shapes differ or the gain is not positive.
     """
+    start = profile_psf(profile, images[0].shape, params.psf)
+    return _photometry(images, gain, start, params, seeds, (profile, saturate_dn))
+
+
+def photometry_with_psf(
+    images: tuple[np.ndarray, np.ndarray, np.ndarray],
+    gain: float,
+    psf: PsfModel,
+    params: PsfPhotParams,
+    seeds: np.ndarray | None = None,
+) -> PsfPhotometry:
+    """The same with a given point-spread function."""
+    return _photometry(images, gain, psf, params, seeds, None)
+
+
+def _photometry(images, gain, psf, params, seeds, building):
     scene = make_scene(images, gain, psf, params.fit)
-    fitter, counts = Fitter(scene), []
+    fitter, build, counts = Fitter(scene), None, []
     if seeds is not None:
         fitter.add(np.asarray(seeds, np.float64).reshape(-1, 3), 0, FIT_SATURATED)
     for k in range(1, params.n_passes + 1):
         if k > 1:
+            if building and k <= 1 + params.n_builds:
+                build = rebuild_psf(fitter, *building, params) or build
             subtract_background(fitter, params)
         fitter.add(new_stars(fitter, k, params), k)
         fitter.fit(params.n_iterations)
         fitter.recenter()
         fitter.drop(~worthy_stars(fitter, params))
         counts.append(len(fitter.stars))
-    return PsfPhotometry(_finished(fitter, params), scene, counts)
+    return PsfPhotometry(_finished(fitter, params), scene.psf, build, scene, counts)
+
+
+def rebuild_psf(fitter: Fitter, profile: StarProfile, saturate_dn: float, params: PsfPhotParams) -> PsfBuild | None:
+    """Build the PSF from the stars fitted so far and go on with it; None, and no change, where no star shows it."""
+    rows = select_stars(fitter, saturate_dn, params.psf_stars)
+    stars = cut_stars(fitter.scene, fitter.stars[rows], window_half_pix(profile, params.psf))
+    try:
+        build = build_psf(stars, fitter.scene.data.shape, profile, params.psf)
+    except AlgorithmFailure:
+        return None
+    fitter.use_psf(build.model)
+    fitter.fit(1)
+    return build
 
 
 def new_stars(fitter: Fitter, k: int, params: PsfPhotParams) -> np.ndarray:

@@ -175,11 +175,12 @@ def read_references(inputs: Inputs, raw: rawfiles.RawChannel, camera: Camera, pa
 
 
 def write_products(result: Calibrated, cards: list, work: Work, place: Any, params: CalibrateParams) -> None:
-    """Stage sciimg, mskimg, sexcat, log and preview."""
+    """Stage sciimg, mskimg, sexcat, psfcat, PSF, log and preview."""
     stage = work.stage
     write_fits(stage.path(place("sciimg.fits")), [Hdu(result.pix, cards)])
     write_fits(stage.path(place("mskimg.fits")), [Hdu(result.mask, cards)])
     write_fits(stage.path(place("sexcat.fits")), [Hdu(None, cards), Hdu(result.catalogue, name="SEXTRACTOR_CATALOG")])
+    write_fits(stage.path(place("psfcat.fits")), [Hdu(None, cards), Hdu(result.psfcat, name="PSF_CATALOG")])
     stage.path(place("log.txt")).write_text("".join(f"{line}\n" for line in result.log))
     if params.preview_bin:
         previews.write_preview(stage.path(place(paths.PREVIEW_SUFFIX)), result.pix, params.preview_bin)
@@ -209,7 +210,7 @@ PIPELINE = Pipeline(
     name="calibrate",
     unit="one readout-channel image of one exposure",
     inputs=("readout-channel image", "bias.fits", "hifreqflat.fits", "lofreqflat.fits", "cmask.fits", "Gaia", "PS1"),
-    outputs=("sciimg.fits", "mskimg.fits", "sexcat.fits", "log.txt", "preview.jpg"),
+    outputs=("sciimg.fits", "mskimg.fits", "sexcat.fits", "psfcat.fits", "sciimg.psf", "log.txt", "preview.jpg"),
     params=CalibrateParams,
     plan=plan,
     run_unit=run_unit,

@@ -10,7 +10,7 @@ import numpy as np
 from zsds_hpc.archive.rawfiles import RawChannel
 from zsds_hpc.astrometry.channel import AstrometryParams, calibrate_astrometry
 from zsds_hpc.astrometry.match import Detections as Found
-from zsds_hpc.astrometry.match import Reference, mutual_nearest
+from zsds_hpc.astrometry.match import Reference
 from zsds_hpc.astrometry.tpv import TPV
 from zsds_hpc.core import ids, maskbits
 from zsds_hpc.core.errors import AlgorithmFailure
@@ -26,19 +26,15 @@ from zsds_hpc.parallel.timers import Timers
 from zsds_hpc.photometry import aperture
 from zsds_hpc.photometry.aperture import MeasureParams
 from zsds_hpc.photometry.background import Background, BackgroundParams, estimate_background
+from zsds_hpc.photometry.channel import STANDARD_DTYPE, ChannelPhotometry, calibrate_photometry, depth, normalize
 from zsds_hpc.photometry.detect import FLAG_SATURATED, FLAG_TRUNCATED, Detections, DetectParams, detect_sources
+from zsds_hpc.photometry.growth import ApertureCorrectionParams, aperture_corrections
 from zsds_hpc.photometry.profile import StarProfile
+from zsds_hpc.photometry.psfcat import psfcat_of
+from zsds_hpc.photometry.psfphot import PsfPhotometry, PsfPhotParams, psf_photometry
 from zsds_hpc.photometry.seeing import quick_seeing
-from zsds_hpc.photometry.zeropoint import (
-    ApertureCorrectionParams,
-    ApertureCorrections,
-    ZeroPointParams,
-    aperture_corrections,
-    fit_zeropoint,
-    isolated_stars,
-    limiting_magnitude,
-    point_source_area,
-)
+from zsds_hpc.photometry.zeropoint import CalibratorParams, ZeroPointParams
+from zsds_hpc.psf.model import PsfModel
 from zsds_hpc.qa.metrics import ImageMetrics, QaParams, describe, info_bits, saturated_percent, status
 from zsds_hpc.settings.camera import Camera, StrayLight
 
@@ -58,10 +54,11 @@ class CalibrateParams(Params):
     detect: DetectParams = param(DetectParams(), "Detection.")
     measure: MeasureParams = param(MeasureParams(), "Aperture catalogue.")
     astrometry: AstrometryParams = param(AstrometryParams(), "Match to Gaia, TPV fit, checks.")
+    psfphot: PsfPhotParams = param(PsfPhotParams(), "PSF model and PSF catalogue.")
+    calibrators: CalibratorParams = param(CalibratorParams(), "Which PSF fits may calibrate.")
     zeropoint: ZeroPointParams = param(ZeroPointParams(), "Zero point and colour term.")
     growth: ApertureCorrectionParams = param(ApertureCorrectionParams(), "Curve of growth.")
     qa: QaParams = param(QaParams(), "Thresholds of the INFOBITS.")
-    zeropoint_aperture: int = param(3, "Aperture (from 0) that carries the zero point.", ge=0, le=15)
     assumed_magzp: float = param(26.0, "For the flux of bright stars where there is no zero point.", "mag", 0, 40)
     match_radius_arcsec: float = param(1.5, "Largest distance of a PS1 match.", "arcsec", 0.01, 60)
 
@@ -123,6 +120,10 @@ class Calibrated:
         Detrended image with its sky, DN.
     mask : ndarray, shape (ny, nx), int16
     catalogue : ndarray, `photometry.aperture.sexcat_dtype`
+        Aperture catalogue.
+    psfcat : ndarray, `photometry.psfcat.PSFCAT_DTYPE`
+        PSF-fit catalogue.
+    psf : PsfModel
     wcs : TPV
     metrics : dict
         QA numbers.
@@ -133,6 +134,8 @@ class Calibrated:
     pix: np.ndarray
     mask: np.ndarray
     catalogue: np.ndarray
+    psfcat: np.ndarray
+    psf: PsfModel
     wcs: TPV
     metrics: dict[str, Any]
     log: list[str]
@@ -198,20 +201,20 @@ def calibrate_image(
     with timers("measure"):
         catalogue = aperture.measure(sub, sky.rms, mask, channel.gain_e, sources, params.measure)
         catalogue = aperture.attach_background(catalogue, sky.level)
-        growth = aperture_corrections(
-            sub, mask, sources, catalogue, params.measure.aperture_diameters_pix, params.growth
-        )
+    with timers("psf"):
+        fitted = _psf_fits(bench, (sub, sky.rms, mask), sources)
     with timers("astrometry"):
         bench.wcs = _astrometry(bench, catalogue, references, setting)
         catalogue = aperture.attach_sky(catalogue, bench.wcs)
     with timers("photometry"):
-        _photometry(bench, catalogue, growth, references, setting)
-        _depth(bench, sky, sources, growth)
+        scaled = _photometry(bench, (sub, mask), (sources, catalogue), fitted, references, setting)
+        _depth(bench, sky, scaled)
     with timers("mask"):
-        mask = _final_mask(bench, pix, mask, sources, references, setting)
+        mask = _final_mask(bench, mask, sources, scaled.fits, references, setting)
         catalogue["IMAFLAGS_ISO"] = aperture.box_flags(mask, _positions(catalogue))
+        psfcat = psfcat_of(scaled.fits, mask, bench.metrics.get("magzp"), bench.wcs)
         _judge(bench, mask, catalogue, setting)
-    return Calibrated(pix, mask, catalogue, bench.wcs, bench.metrics, bench.log)
+    return Calibrated(pix, mask, catalogue, psfcat, scaled.psf, bench.wcs, bench.metrics, bench.log)
 
 
 def _detrended(
@@ -308,65 +311,91 @@ def _astrometry(bench: _Bench, catalogue: np.ndarray, references: References, se
     return result.wcs
 
 
+def _psf_fits(bench: _Bench, images: tuple[np.ndarray, np.ndarray, np.ndarray], sources: Detections) -> PsfPhotometry:
+    """PSF model and PSF fits."""
+    assert sources.profile is not None  # with_profile sees to it
+    bright = sources.table[sources["flags"] & FLAG_SATURATED != 0]
+    seeds = np.stack([bright["x"], bright["y"], bright["flux_iso"]], axis=1).astype(np.float64)
+    fitted = psf_photometry(
+        images, bench.detector.gain_e, sources.profile, bench.metrics["saturate_dn"], bench.params.psfphot, seeds
+    )
+    bench.note(
+        "PSF fits:", n_psf_sources=len(fitted.table), n_psf_stars=fitted.psf.n_stars,
+        psf_fwhm_pix=fitted.psf.fwhm_pix, psf_chi2_dof=fitted.psf.chi2_dof,
+    )  # fmt: skip
+    bench.metrics["n_psf_sources_of_pass"] = fitted.n_found
+    if fitted.build is None:
+        bench.note("PSF: no star shows it, the mean profile stands in")
+    return fitted
+
+
 def _photometry(
-    bench: _Bench, catalogue: np.ndarray, growth: ApertureCorrections, references: References, setting: Setting
-) -> None:
-    """Zero point and colour term on PS1, limiting magnitude."""
-    for k, (value, error) in enumerate(zip(growth.correction_mag, growth.unc_mag), 1):
-        bench.metrics.update({f"apcor{k}": float(value), f"apcorun{k}": float(error)})
+    bench: _Bench,
+    images: tuple[np.ndarray, np.ndarray],
+    measured: tuple[Detections, np.ndarray],
+    fitted: PsfPhotometry,
+    references: References,
+    setting: Setting,
+) -> ChannelPhotometry:
+    """Curve of growth, PSF fits scaled to it, zero point and colour term on PS1."""
+    params, diameters = bench.params, bench.params.measure.aperture_diameters_pix
+    growth = aperture_corrections(*images, *measured, diameters, params.growth)
+    scaled = normalize(fitted.table, fitted.psf, measured[1], growth, params.growth)
+    bench.metrics.update(scaled.metrics)
     bench.note("curve of growth:", n_growth_stars=growth.n_stars, extrapolated_fraction=growth.outer_fraction)
     code = bench.raw.exposure.filtercode
     if references.ps1 is None or code not in setting.camera.filters:
         bench.note("photometry: no PS1 catalogue given")
-        return
-    stars, rows = _calibrators(catalogue, references, bench, setting)
-    k = bench.params.zeropoint_aperture
-    item = setting.camera.filters[code]
-    color = rows[f"{item.color[0]}mag"].astype(float) - rows[f"{item.color[1]}mag"]
+        return scaled
+    standards = _standards(bench, references.ps1, setting)
+    radius = params.match_radius_arcsec / setting.camera.pixel_scale_arcsec
     try:
-        zero = fit_zeropoint(
-            stars["MAG_APER"][:, k] + growth.correction_mag[k], stars["MAGERR_APER"][:, k].astype(float),
-            rows[f"{item.band}mag"].astype(float), rows[f"{item.band}err"].astype(float), color,
-            bench.params.zeropoint, _positions(stars) * 2.0 / np.subtract(setting.camera.shape[::-1], 1) - 1.0,
-        )  # fmt: skip
+        zero = calibrate_photometry(scaled, images[1], standards, radius, params.calibrators, params.zeropoint)
     except AlgorithmFailure as failure:
         bench.note(f"photometry: {failure}", **failure.figures)
-        return
-    bench.note("photometry:", **dataclasses.asdict(zero))
-    # The correction to total flux is common to all calibrators: its error is not in their scatter.
-    bench.metrics["magzp_unc"] = float(np.hypot(zero.magzp_unc, growth.unc_mag[k]))
+        return scaled
+    bench.metrics.update({key: value for key, value in zero.items() if isinstance(value, list)})
+    bench.note("photometry:", **{key: value for key, value in zero.items() if not isinstance(value, list)})
+    return scaled
 
 
-def _calibrators(
-    catalogue: np.ndarray, references: References, bench: _Bench, setting: Setting
-) -> tuple[np.ndarray, np.ndarray]:
-    """Isolated stars of the catalogue and their PS1 rows."""
-    assert references.ps1 is not None
-    usable = isolated_stars(catalogue)
-    stars, ps1 = catalogue[usable], references.ps1
+def _standards(bench: _Bench, ps1: np.ndarray, setting: Setting) -> np.ndarray:
+    """PS1 stars on the image."""
+    item = setting.camera.filters[bench.raw.exposure.filtercode]
+    one, other = item.color
     there = bench.wcs.sky_to_pixel(ps1["ra"], ps1["dec"])
     n_y, n_x = setting.camera.shape
     inside = (there[0] > 0) & (there[0] < n_x - 1) & (there[1] > 0) & (there[1] < n_y - 1)
-    bench.metrics["n_calibrators"] = int(inside.sum())
-    radius = bench.params.match_radius_arcsec / setting.camera.pixel_scale_arcsec
-    i, j = mutual_nearest(_positions(stars), np.stack(there, axis=1)[inside], radius)[:2]
-    return stars[i], ps1[inside][j]
+    out, ps1 = np.zeros(int(inside.sum()), STANDARD_DTYPE), ps1[inside]
+    out["x"], out["y"] = there[0][inside], there[1][inside]
+    out["mag"], out["err"] = ps1[f"{item.band}mag"], ps1[f"{item.band}err"]
+    out["color"] = ps1[f"{one}mag"].astype(float) - ps1[f"{other}mag"]
+    out["color_err"] = np.hypot(ps1[f"{one}err"].astype(float), ps1[f"{other}err"])
+    out["sign"] = (item.band == one) - (item.band == other)
+    bench.metrics["n_calibrators"] = len(out)
+    return out
 
 
-def _depth(bench: _Bench, sky: Background, sources: Detections, growth: ApertureCorrections) -> None:
+def _depth(bench: _Bench, sky: Background, scaled: ChannelPhotometry) -> None:
     """Limiting magnitude (5 sigma) of point sources."""
     magzp = bench.metrics.get("magzp")
-    if magzp is None or sources.profile is None:
-        return
-    area = point_source_area(sources.profile, growth)
-    bench.note("depth:", maglim=limiting_magnitude(sky.global_rms, bench.detector.gain_e, area, magzp))
+    if magzp is not None:
+        bench.note("depth:", maglim=depth(scaled.psf, sky.global_rms, bench.detector.gain_e, magzp))
 
 
 def _final_mask(
-    bench: _Bench, pix: np.ndarray, mask: np.ndarray, sources: Detections, references: References, setting: Setting
+    bench: _Bench,
+    mask: np.ndarray,
+    sources: Detections,
+    fits: np.ndarray,
+    references: References,
+    setting: Setting,
 ) -> np.ndarray:
-    """Mask with halos, ghosts and the pixels of sources."""
+    """Mask with halos, ghosts, the pixels of sources and those of PSF fits."""
     mask[sources.segments > 0] |= maskbits.SOURCE
+    n_y, n_x = mask.shape
+    x, y = (np.clip(np.rint(fits[name]), 0, n - 1).astype(int) for name, n in (("x", n_x), ("y", n_y)))
+    mask[y, x] |= maskbits.PSFSOURCE
     if setting.camera.ghost is not None and references.gaia is not None:
         mask |= stray_light_mask(bench, references.gaia, setting)
     return mask

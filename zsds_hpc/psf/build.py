@@ -18,7 +18,7 @@ from zsds_hpc.psf.stars import PsfStars
 _NO_CLIP = 1e9
 _MIN_PIXELS = 12
 #: Error of the profile relative to its value in the first rounds of correction.
-_FIRST_ERRORS = (0.03, 0.01)
+_FIRST_ERRORS = (0.03,)
 
 
 class PsfParams(Params):
@@ -33,7 +33,7 @@ class PsfParams(Params):
     stars_per_term: float = param(5.0, "Stars that a term of the polynomial needs.", "", 1.0, 1000.0)
     correction_size: float = param(0.5, "Largest size of the correction relative to the profile.", "", 1e-4, 10.0)
     profile_error: float = param(0.003, "Error of the final profile relative to its value.", "", 0.0, 0.1)
-    n_sweeps: int = param(3, "Rounds of correction, each followed by a new fit of the stars.", "", 0, 20)
+    n_sweeps: int = param(2, "Rounds of correction, each followed by a new fit of the stars.", "", 0, 20)
     clip_sigma: float = param(6.0, "Residual at which a pixel is left out.", "", 3.0, 1e6)
     clip_chi2: float = param(2.5, "Chi2 over the median at which a star is left out.", "", 1.1, 1e6)
     max_wing_stars: int = param(250, "Brightest stars that the wings are measured from.", "", 5, 100_000)
