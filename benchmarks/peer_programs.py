@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 #: What photutils is given: PSFs at GRID x GRID places, OVERSAMPLING samples a pixel, out to HALF_PIX.
-GRID, OVERSAMPLING, HALF_PIX = 4, 4, 10
+GRID, OVERSAMPLING, HALF_PIX = 4, 4, 23
 CHUNK = 500
 
 Given = Mapping[str, Any]

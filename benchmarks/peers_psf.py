@@ -27,7 +27,7 @@ BAD_BITS, SATURATED_BIT = 0b11010011100, 256
 SPURIOUS = 0.01
 #: photutils is run on a square of this side in the middle, its time multiplied by the ratio of the areas.
 CUT_PIX = 500
-DAOFIND_SIGMA = 3.0
+DAOFIND_SIGMA = 4.0
 _VIGNETTE = """NUMBER X_IMAGE Y_IMAGE FLUX_RADIUS FLUX_APER(1) FLUXERR_APER(1) ELONGATION FLAGS SNR_WIN
 VIGNET(35,35)"""
 _PSF_COLUMNS = "NUMBER XPSF_IMAGE YPSF_IMAGE FLUX_PSF FLUXERR_PSF ERRX2PSF_IMAGE ERRY2PSF_IMAGE FLAGS"
@@ -158,10 +158,10 @@ def _true_wing(psf: optics.Psf) -> tuple[float, float]:
     return weight * (beta - 1.0) / (np.pi * alpha**2), alpha**2
 
 
-def inputs(science: Science, cut: tuple[slice, slice]) -> dict[str, Any]:
-    """What a program in Python is given of a part of the image."""
+def inputs(science: Science, cut: tuple[slice, slice], half_pix: int) -> dict[str, Any]:
+    """What a program in Python is given of a part of the image; samples of the true PSF out to `half_pix`."""
     psf = limits.true_psf(science)
-    model = psfmodel.sampled_truth(psf, limits.image_shape(science))
+    model = psfmodel.sampled_truth(psf, limits.image_shape(science), half_pix)
     gain, read_noise = science.gain_and_noise_e
     image, mask = science.pix[cut], science.mask[cut]
     sigma = np.sqrt(np.maximum(image, 1.0) * gain + read_noise**2) / gain
@@ -191,7 +191,7 @@ def in_python(name: str, given: dict[str, Any], folder: Path) -> tuple[float, ps
 def crowdsource(case: Case, folder: Path) -> Measured:
     """The whole image with the true PSF; of its detections at 5 sigma those above the lowest pure threshold count."""
     everything = (slice(0, None), slice(0, None))
-    seconds, found = in_python("crowdsource", {**inputs(case.science, everything), "threshold": 5.0}, folder)
+    seconds, found = in_python("crowdsource", {**inputs(case.science, everything, 12), "threshold": 5.0}, folder)
     return purest((cut, seconds, compared(case, above(found, cut))) for cut in (0.0, 5.0, 5.5, 6.0, 7.0))
 
 
@@ -205,7 +205,7 @@ def photutils(case: Case, folder: Path) -> Measured:
     science = case.science
     n_y, n_x = science.pix.shape
     cut = tuple(slice((n - CUT_PIX) // 2, (n + CUT_PIX) // 2) for n in (n_y, n_x))
-    given = inputs(science, (cut[0], cut[1]))
+    given = inputs(science, (cut[0], cut[1]), 25)
     part = Case(science, inside(case.truth, cut[0], cut[1]))
     noise = float(np.sqrt(limits.background_var_e(science))) / science.gain_and_noise_e[0]
 

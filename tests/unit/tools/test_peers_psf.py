@@ -57,7 +57,11 @@ def test_missing_program_is_told(tmp_path, monkeypatch):
 
 
 def test_costs_have_the_targets_of_their_field():
-    result = {"steps": {"sources": 1.0, "psf_model": 0.5, "psf_fit": 0.9}, "total_cpu_s": 2.9, "peak_mib": 700.0}
+    result = {
+        "steps": {"sources": 1.0, "psf_model": 0.5, "psf_fit": 0.8, "photometry": 0.1},
+        "total_cpu_s": 2.9,
+        "peak_mib": 700.0,
+    }
     result["psf"] = {"some": {}}
     few, many = (channel.cost_lines(n, result) for n in (6000, 60000))
     assert few["cpu_s_psf"]["value"] == pytest.approx(1.4) and not few["cpu_s_psf"]["ok"] and many["cpu_s_psf"]["ok"]
