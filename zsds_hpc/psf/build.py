@@ -300,7 +300,7 @@ def _corrected(model, work, fit, params):
         if mixing is None:
             mixing = _orthogonal(model, work.field[rows], weight[rows], fit.flux[rows], params)
             correction = np.zeros((len(mixing), *scatter.shape))
-        terms = monomials(*work.field[rows].T, elliptical.degree_of(len(mixing))) @ mixing
+        terms = monomials(work.field[rows, 0], work.field[rows, 1], elliptical.degree_of(len(mixing))) @ mixing
         phase = np.stack([fit.dx, fit.dy], axis=1)[rows]
         left = Residuals(residual[rows], weight[rows], fit.flux[rows], phase, terms)
         spline = freespline.prepare(left, scatter, layout.oversampling_core, params.correction_size, spline)
@@ -312,7 +312,7 @@ def _corrected(model, work, fit, params):
 def _orthogonal(model, field, weight, flux, params):
     """Matrix that turns monomials into terms that are orthonormal over the stars, each with its weight."""
     degree = max(min(_degree(len(field), params), model.degree) - 1, 0)
-    terms = monomials(*field.T, degree)
+    terms = monomials(field[:, 0], field[:, 1], degree)
     size = np.sqrt(weight.sum(axis=(1, 2), dtype=float)) * flux
     size /= np.sqrt((size**2).mean())
     triangle = np.linalg.qr(terms * size[:, None] / np.sqrt(len(terms)), mode="r")

@@ -175,34 +175,6 @@ def cut_stars(
     return PsfStars(x, y, pix, _variance(unit, flux, _nearest(rms, x, y), gain, bad))
 
 
-def restored_stars(
-    images: tuple[np.ndarray, np.ndarray, np.ndarray], gain: float, psf: PsfModel, stars: np.ndarray, half: int
-) -> PsfStars:
-    """Windows of stars for a better point-spread function: residuals of a fit of all sources, plus the star.
-
-    Parameters
-    ----------
-    images : tuple of ndarray, shape (ny, nx)
-        Image less background and all fitted sources, noise of the sky (float32, DN), survey mask (int16).
-    gain : float
-        e/DN.
-    psf : PsfModel
-        That the sources were fitted with.
-    stars : ndarray, shape (n, 3)
-        x, y (0-based px), flux (DN).
-    half : int
-        Half side of the windows, px.
-    """
-    residual, rms, mask = images
-    x, y, flux = np.asarray(stars, float).reshape(-1, 3).T
-    bad = _windows(mask, x, y, half, maskbits.NAN) & BAD_IN_PSF != 0
-    unit = psf.images(x, y, half)
-    pix = _windows(residual, x, y, half, np.nan) + unit * flux.astype(np.float32)[:, None, None]
-    bad |= ~np.isfinite(pix)
-    pix[bad] = 0
-    return PsfStars(x, y, pix, _variance(unit, flux, _nearest(rms, x, y), gain, bad))
-
-
 def _variance(unit, flux, noise, gain, bad):
     """Sky and photon noise of model stars, 0 where unusable."""
     if not gain > 0:
