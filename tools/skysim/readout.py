@@ -137,6 +137,12 @@ def _hit_table(hits: cosmic.Hits) -> NDArray:
     return table
 
 
+def _mean_response(camera: Camera, channel: Channel, filtercode: str) -> float:
+    """Mean over the pixels of the smooth response, on a grid of equal cells."""
+    x, y = np.meshgrid(*((np.arange(64) + 0.5) * n / 64 - 0.5 for n in (camera.n_x, camera.n_y)))
+    return float(detector.smooth_response(camera, channel, filtercode, x.ravel(), y.ravel()).mean(dtype=np.float64))
+
+
 def _wcs_table(*columns: Array) -> NDArray:
     """x, y, ra, dec as one table."""
     table = np.zeros(columns[0].size, [(name, "f8") for name in ("x", "y", "ra", "dec")])
@@ -159,7 +165,7 @@ def _record_scene(truth: ChannelTruth, scene: Scene, view: View, electrons: Imag
     ra, dec = optics.pixel_to_sky(channel, camera, view.pointing, x, y)
     truth.tables["wcs"] = _wcs_table(x, y, ra, dec)
     fwhm = optics.effective_fwhm(e.seeing_pix)
-    mean = float(detector.smooth_response(camera, channel, e.filtercode, x, y).mean(dtype=np.float64))
+    mean = _mean_response(camera, channel, e.filtercode)
     for name in ("stars", "galaxies", "transients", "movers"):
         table = truth.tables[name]
         table["smooth_response"] = detector.smooth_response(camera, channel, e.filtercode, table["x"], table["y"])

@@ -28,7 +28,7 @@ def write_psf(path: str | Path, model: PsfModel, cards: Sequence[Card] = ()) -> 
     values = model.coefficients.astype(np.float64)
     for axis in (1, 2):
         values = ndimage.correlate1d(values, _NODE_WEIGHTS, axis=axis, mode="mirror")
-    samples = (values / model.oversampling**2).astype(np.float32)  # of flux per node, as PSFEx has it
+    samples = values.astype(np.float32)  # flux per pixel of the image, as PSFEx has it
     rows = np.zeros(1, [("PSF_MASK", "f4", samples.shape)])
     rows["PSF_MASK"] = samples
     write_fits(path, [Hdu(rows, [*_cards(model), *cards], "PSF_DATA")])
@@ -92,7 +92,7 @@ def read_psf(path: str | Path) -> PsfModel:
     centred = abs(number("POLZERO1") - (n_x + 1) / 2) < 1e-6 and abs(number("POLZERO2") - (n_y + 1) / 2) < 1e-6
     if oversampling < 1 or abs(step * oversampling - 1) > 1e-6 or not centred:
         raise BadInput(f"{file.name}: sampling {step} px or place of the polynomial is not of this layout")
-    samples = rows["PSF_MASK"][0].astype(np.float64) * oversampling**2
+    samples = rows["PSF_MASK"][0].astype(np.float64)
     if not np.isfinite(samples).all():
         raise BadInput(f"{file.name}: samples are not finite")
     wing, n_stars = (number("PSFWINGF"), number("PSFWINGE")), int(number("ACCEPTED"))

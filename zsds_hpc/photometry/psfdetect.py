@@ -15,7 +15,7 @@ _BLOCK_PIX = (8, 64)
 class PsfDetectParams(Params):
     """How peaks are found."""
 
-    detect_sigma: float = param(4.5, "Significance of a star at a peak of the filtered image.", "", 2.0, 100.0)
+    detect_sigma: float = param(4.8, "Significance of a star at a peak of the filtered image.", "", 2.0, 100.0)
     filter_fwhm: float = param(1.5, "Half side of the filter, in FWHM.", "FWHM", 0.5, 4.0)
     tile_pix: int = param(256, "The PSF is taken as constant over tiles of about this side.", "px", 32, 8192)
     least_share: float = param(0.4, "Share of the filter that must lie on usable pixels.", "", 0.05, 1.0)

@@ -13,6 +13,7 @@ from zsds_hpc.archive.calibs import CalibrationChoice
 from zsds_hpc.archive.database import Engine
 from zsds_hpc.archive.fitsfiles import FitsFile, Hdu, write_fits
 from zsds_hpc.archive.provenance import Record
+from zsds_hpc.archive.psffile import write_psf
 from zsds_hpc.archive.refcats import RefCat
 from zsds_hpc.astrometry.geometry import footprint, initial_wcs
 from zsds_hpc.core import ids
@@ -181,6 +182,7 @@ def write_products(result: Calibrated, cards: list, work: Work, place: Any, para
     write_fits(stage.path(place("mskimg.fits")), [Hdu(result.mask, cards)])
     write_fits(stage.path(place("sexcat.fits")), [Hdu(None, cards), Hdu(result.catalogue, name="SEXTRACTOR_CATALOG")])
     write_fits(stage.path(place("psfcat.fits")), [Hdu(None, cards), Hdu(result.psfcat, name="PSF_CATALOG")])
+    write_psf(stage.path(place("sciimg.psf")), result.psf)
     stage.path(place("log.txt")).write_text("".join(f"{line}\n" for line in result.log))
     if params.preview_bin:
         previews.write_preview(stage.path(place(paths.PREVIEW_SUFFIX)), result.pix, params.preview_bin)

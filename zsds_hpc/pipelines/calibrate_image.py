@@ -26,7 +26,14 @@ from zsds_hpc.parallel.timers import Timers
 from zsds_hpc.photometry import aperture
 from zsds_hpc.photometry.aperture import MeasureParams
 from zsds_hpc.photometry.background import Background, BackgroundParams, estimate_background
-from zsds_hpc.photometry.channel import STANDARD_DTYPE, ChannelPhotometry, calibrate_photometry, depth, normalize
+from zsds_hpc.photometry.channel import (
+    STANDARD_DTYPE,
+    ChannelPhotometry,
+    calibrate_photometry,
+    depth,
+    listed,
+    normalize,
+)
 from zsds_hpc.photometry.detect import FLAG_SATURATED, FLAG_TRUNCATED, Detections, DetectParams, detect_sources
 from zsds_hpc.photometry.growth import ApertureCorrectionParams, aperture_corrections
 from zsds_hpc.photometry.profile import StarProfile
@@ -35,6 +42,7 @@ from zsds_hpc.photometry.psfphot import PsfPhotometry, PsfPhotParams, psf_photom
 from zsds_hpc.photometry.seeing import quick_seeing
 from zsds_hpc.photometry.zeropoint import CalibratorParams, ZeroPointParams
 from zsds_hpc.psf.model import PsfModel
+from zsds_hpc.psf.qa import chi2_map, psf_metrics
 from zsds_hpc.qa.metrics import ImageMetrics, QaParams, describe, info_bits, saturated_percent, status
 from zsds_hpc.settings.camera import Camera, StrayLight
 
@@ -319,13 +327,13 @@ def _psf_fits(bench: _Bench, images: tuple[np.ndarray, np.ndarray, np.ndarray], 
     fitted = psf_photometry(
         images, bench.detector.gain_e, sources.profile, bench.metrics["saturate_dn"], bench.params.psfphot, seeds
     )
-    bench.note(
-        "PSF fits:", n_psf_sources=len(fitted.table), n_psf_stars=fitted.psf.n_stars,
-        psf_fwhm_pix=fitted.psf.fwhm_pix, psf_chi2_dof=fitted.psf.chi2_dof,
-    )  # fmt: skip
+    bench.note("PSF fits:", n_psf_sources=len(fitted.table), n_psf_stars=fitted.psf.n_stars)
     bench.metrics["n_psf_sources_of_pass"] = fitted.n_found
     if fitted.build is None:
-        bench.note("PSF: no star shows it, the mean profile stands in")
+        bench.note("PSF: no star shows it, the mean profile stands in", psf_fwhm_pix=fitted.psf.fwhm_pix)
+    else:
+        bench.note("PSF:", **psf_metrics(fitted.build))
+        bench.metrics["psf_chi2_map"] = listed(chi2_map(fitted.build))
     return fitted
 
 

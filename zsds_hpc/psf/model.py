@@ -99,7 +99,7 @@ class PsfModel:
         """
         x, y = np.atleast_1d(x).astype(float), np.atleast_1d(y).astype(float)
         phase = np.stack([x - np.rint(x), y - np.rint(y)], axis=1)
-        planes = star_images(self.by_phase(half), np.array(self.wing, float), self.degree, self.field(x, y), phase, half)
+        planes = self._planes(self.field(x, y), phase, half)
         return planes[:, 0] if n_planes == 1 else planes[:, :n_planes]
 
     @cached_property
@@ -107,18 +107,17 @@ class PsfModel:
         """FWHM (px, pixel included) in the middle of the image: diameter of the disc as large as the core's half."""
         steps, half = 8, self.half_pix
         phase = (np.stack(np.meshgrid(*[np.arange(steps)] * 2), axis=-1).reshape(-1, 2) + 0.5) / steps - 0.5
-        planes = star_images(
-            self.by_phase(half), np.array(self.wing, float), self.degree, np.zeros((steps**2, 2)), phase, half
-        )
+        planes = self._planes(np.zeros((steps**2, 2)), phase, half)
         return float(2 * np.sqrt((planes[:, 0] > planes[:, 0].max() / 2).sum() / steps**2 / np.pi))
 
     def center(self, half: int) -> np.ndarray:
         """A star in the middle of the image and of its pixel, shape (2 half + 1, 2 half + 1), float32."""
         n_y, n_x = self.shape
         at_middle = self.field(np.array([(n_x - 1) / 2]), np.array([(n_y - 1) / 2]))
-        return star_images(self.by_phase(half), np.array(self.wing, float), self.degree, at_middle, np.zeros((1, 2)), half)[
-            0, 0
-        ]
+        return self._planes(at_middle, np.zeros((1, 2)), half)[0, 0]
+
+    def _planes(self, field, phase, half):
+        return star_images(self.by_phase(half), np.array(self.wing, float), self.degree, field, phase, half)
 
 
 def by_phase(coefficients: np.ndarray, oversampling: int) -> np.ndarray:
