@@ -5,25 +5,26 @@ from libc.stdint cimport int16_t, int32_t
 cdef extern from *:
     """
     /* Number, sum and sum of squares of the residuals about `center`, in units of their noise, between two cuts. */
-    static inline void clipped_row(
+    static __attribute__((noinline)) void clipped_row(
         const float *restrict data, const float *restrict model, const float *restrict variance, long n, float top,
         float center, float scale, float low, float high, float *restrict out)
     {
-        float s[3][8] = {{0}};
-        for (long i = 0; i < n; i += 8) {
-            const long m = n - i < 8 ? n - i : 8;
-            float z[8], keep[8];
-            for (long l = 0; l < 8; l++) z[l] = keep[l] = 0;
-            for (long l = 0; l < m; l++) {
-                z[l] = (data[i + l] - model[i + l] - center) * scale / __builtin_sqrtf(variance[i + l]);
-                keep[l] = model[i + l] < top && variance[i + l] < 1e30f ? 1.0f : 0.0f;
+        float s[3][8] = {{0}}, z[256], keep[256];
+        for (long start = 0; start < n; start += 256) {
+            const long m = n - start < 256 ? n - start : 256;
+            const float *restrict d = data + start, *restrict f = model + start, *restrict v = variance + start;
+            for (long i = 0; i < m; i++) {
+                z[i] = (d[i] - f[i] - center) * scale / __builtin_sqrtf(v[i]);
+                keep[i] = (float)((z[i] > low) & (z[i] < high) & (f[i] < top) & (v[i] < 1e30f));
             }
-            for (long l = 0; l < 8; l++) {
-                const float k = z[l] > low ? (z[l] < high ? keep[l] : 0.0f) : 0.0f;
-                s[0][l] += k;
-                s[1][l] += k * z[l];
-                s[2][l] += k * z[l] * z[l];
-            }
+            for (long i = m; i % 8; i++) z[i] = keep[i] = 0;
+            for (long i = 0; i < m; i += 8)
+                for (long l = 0; l < 8; l++) {
+                    const float kz = keep[i + l] * z[i + l];
+                    s[0][l] += keep[i + l];
+                    s[1][l] += kz;
+                    s[2][l] += kz * z[i + l];
+                }
         }
         for (long k = 0; k < 3; k++)
             for (long l = 0; l < 8; l++) out[k] += s[k][l];
@@ -82,6 +83,7 @@ def clipped_sums(
     const int32_t[::1] x_edges,
     const float[:, ::1] center,
     const double[::1] limits,
+    int every,
     double[:, :, ::1] sums,
 ):
     """Number, sum and sum of squares, in each mesh, of residuals in units of their noise between two cuts.
@@ -96,6 +98,8 @@ def clipped_sums(
         The residual is data - model - center, DN.
     limits : ndarray, shape (4,), float64
         Model from which on a pixel is left out, factor of the noise, lower and upper cut.
+    every : int
+        Of so many rows one is looked at.
     sums : ndarray, shape (my, mx, 3), float64
         Zero on entry.
     """
@@ -104,7 +108,8 @@ def clipped_sums(
     cdef float[3] row
     with nogil:
         for j in range(center.shape[0]):
-            for y in range(y_edges[j], y_edges[j + 1]):
+            y = y_edges[j]
+            while y < y_edges[j + 1]:
                 for i in range(center.shape[1]):
                     x = x_edges[i]
                     row[0] = row[1] = row[2] = 0
@@ -114,3 +119,4 @@ def clipped_sums(
                     )
                     for k in range(3):
                         sums[j, i, k] += row[k]
+                y += every

@@ -10,9 +10,9 @@ from functools import cached_property
 
 import numpy as np
 
+import zsds_hpc.kernels.psffit as kernel
 from zsds_hpc.core.errors import BadInput
 from zsds_hpc.core.params import Params, param
-from zsds_hpc.kernels import psffit as kernel
 from zsds_hpc.photometry.seeing import BAD_IN_STAR
 from zsds_hpc.psf.model import PsfModel
 
@@ -53,9 +53,7 @@ class PsfFitParams(Params):
     rest_sigma: float = param(0.03, "A star whose step is smaller, in units of its error, is at rest.", "", 0.0, 1.0)
     tolerance: float = param(0.01, "Of the conjugate gradients.", "", 1e-10, 0.5)
     max_solver_iterations: int = param(60, "Of the conjugate gradients.", "", 1, 10_000)
-    psf_error: float = param(
-        0.0, "Error of the PSF relative to the model, in the noise of the fit.", "", 0.0, 0.5
-    )
+    psf_error: float = param(0.0, "Error of the PSF relative to the model, in the noise of the fit.", "", 0.0, 0.5)
     chi_fwhm: float = param(1.5, "chi and sharp see pixels within this distance.", "FWHM", 0.5, 4.0)
     least_coupling: float = param(0.005, "Neighbours less coupled than this are held when errors are taken.", "", 0.0)
     bad_bits: int = param(BAD_IN_STAR, "Pixels with any of these mask bits have no weight.", "", 0, 32767)
@@ -212,15 +210,14 @@ class Fitter:
     def _made(self, value: np.ndarray, pass_: int, flags: int) -> Stars:
         n, middle = len(value), np.rint(value[:, :2]).astype(np.int32)
         kind = self.window_class(value[:, 2]) if n else np.zeros(0, np.int32)
-        numbers = (np.full(n, number, np.int16) for number in (pass_, flags))
-        return Stars(np.asarray(value, np.float64), middle, kind, *numbers, np.ones(n, bool), np.zeros((n, 2)))
+        passes, bits = np.full(n, pass_, np.int16), np.full(n, flags, np.int16)
+        return Stars(np.asarray(value, np.float64), middle, kind, passes, bits, np.ones(n, bool), np.zeros((n, 2)))
 
     def add(self, value: np.ndarray, pass_: int, flags: int = 0) -> None:
         """Add stars, rows (x, y, flux); they and what they touch become active."""
         new = self._made(value, pass_, flags)
         self._render(new)
         n_old = len(self.stars)
-        self.stars.active = np.ascontiguousarray(self.stars.active)
         self.stars = joined(self.stars, new)
         if n_old:
             self._wake(self.stars.pass_ == pass_)
@@ -297,6 +294,13 @@ class Fitter:
             if not self.stars.active.any():
                 break
             self.step()
+
+    def fit_fluxes(self, n_iterations: int = 3) -> None:
+        """Fluxes of stars whose positions are all held: linear but for the photon noise of the weights."""
+        for _ in range(n_iterations):
+            self.activate()
+            self.step()
+            self.recenter()
 
     def recenter(self) -> None:
         """Windows about where the stars are now, as wide as their flux asks for."""

@@ -114,7 +114,8 @@ def _photometry(images, gain, psf, params, seeds, building):
     for k in range(1, params.n_passes + 1):
         if k > 1:
             if building and k <= 1 + params.n_builds:
-                build = rebuild_psf(fitter, *building, params) or build
+                profile, saturate_dn = building
+                build = rebuild_psf(fitter, profile, saturate_dn, params) or build
             subtract_background(fitter, params)
         fitter.add(new_stars(fitter, k, params), k)
         fitter.fit(params.n_iterations)

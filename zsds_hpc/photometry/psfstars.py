@@ -15,9 +15,7 @@ class PsfStarParams(Params):
     min_snr: float = param(40.0, "Least significance.", "", 5.0, 1e5)
     n_parts: int = param(4, "Parts of the image along each axis that share the stars evenly.", "", 1, 64)
     saturation_fraction: float = param(0.6, "Peaks above this fraction of saturation are left out.", "", 0.05, 1.0)
-    neighbour_share: float = param(
-        0.5, "Most flux of neighbours within 2 FWHM over the star's own.", "", 0.0, 100.0
-    )
+    neighbour_share: float = param(0.5, "Most flux of neighbours within 2 FWHM over the star's own.", "", 0.0, 100.0)
     min_good_fraction: float = param(0.9, "Usable fraction of the window, at least.", "", 0.1, 1.0)
 
 
