@@ -22,7 +22,7 @@ class PsfPhotParams(Params):
     n_passes: int = param(3, "Passes of detection on the residuals.", "", 1, 10)
     n_iterations: int = param(2, "Gauss-Newton steps of each pass.", "", 1, 50)
     n_last_iterations: int = param(4, "Gauss-Newton steps after the last pass.", "", 1, 100)
-    min_snr: float = param(4.0, "Stars whose flux is less significant in the end are dropped.", "", 0.0, 100.0)
+    min_snr: float = param(4.5, "Stars whose flux is less significant in the end are dropped.", "", 0.0, 100.0)
     min_distance_fwhm: float = param(0.5, "Of two stars nearer than this the fainter one is dropped.", "FWHM", 0.0)
     min_contrast: float = param(0.25, "A peak must rise to this fraction of what is modelled there.", "", 0.0, 10.0)
     min_n_pix: int = param(12, "With fewer usable pixels there is no fit.", "px", 4, 1000)
