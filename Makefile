@@ -20,7 +20,7 @@ lint: install
 
 install: .venv/installed
 
-.venv/installed: tools/install.sh pyproject.toml constraints.txt setup.py $(wildcard zsds_hpc/kernels/*.pyx)
+.venv/installed: tools/install.sh pyproject.toml constraints.txt setup.py $(wildcard zsds_hpc/kernels/*.p[yx][xd])
 	bash tools/install.sh
 
 clean:
