@@ -7,14 +7,6 @@ import numpy as np
 
 from zsds_hpc.core.errors import AlgorithmFailure, BadInput
 from zsds_hpc.core.params import Params, param
-from zsds_hpc.photometry.growth import (  # noqa: F401  (until the pipeline takes them from there)
-    ApertureCorrectionParams,
-    ApertureCorrections,
-    _profile_corrections,
-    aperture_corrections,
-    isolated_stars,
-    point_source_area,
-)
 from zsds_hpc.photometry.linefit import LinearFit, fit_linear
 from zsds_hpc.photometry.psfcat import PointSourceParams, is_point_source
 from zsds_hpc.photometry.seeing import BAD_IN_STAR
@@ -160,19 +152,6 @@ def calibrator_stars(fits: np.ndarray, box_flags: np.ndarray, params: Calibrator
         good &= (fits["crowding"] <= params.max_crowding) & (fits["dominance"] >= params.min_dominance)
     good &= (box_flags >= 0) & (box_flags & params.bad_bits == 0)
     return good & is_point_source(fits, params.point)
-
-
-def fit_zeropoint(
-    inst_mag: np.ndarray,
-    inst_err: np.ndarray,
-    ps1_mag: np.ndarray,
-    ps1_err: np.ndarray,
-    color: np.ndarray,
-    params: ZeroPointParams,
-    position: np.ndarray | None = None,
-) -> ZeroPoint:
-    """Zero point of matched calibrators, colours taken as exact: `calibrate_zeropoint` says the rest."""
-    return calibrate_zeropoint(Calibrators(inst_mag, inst_err, ps1_mag, ps1_err, color, position=position), params).zero
 
 
 def calibrate_zeropoint(calibrators: Calibrators, params: ZeroPointParams) -> ZeroPointFit:

@@ -11,14 +11,8 @@ from zsds_hpc.core import maskbits
 from zsds_hpc.photometry.aperture import MeasureParams, measure, with_profile
 from zsds_hpc.photometry.background import BackgroundParams, estimate_background
 from zsds_hpc.photometry.detect import DetectParams, detect_sources
-from zsds_hpc.photometry.zeropoint import (
-    ApertureCorrectionParams,
-    ZeroPointParams,
-    aperture_corrections,
-    fit_zeropoint,
-    limiting_magnitude,
-    point_source_area,
-)
+from zsds_hpc.photometry.growth import ApertureCorrectionParams, aperture_corrections, point_source_area
+from zsds_hpc.photometry.zeropoint import Calibrators, ZeroPointParams, calibrate_zeropoint, limiting_magnitude
 
 DATA = pathlib.Path(__file__).parents[4] / "shared" / "data"
 ZTF = DATA / "ztf_full" / "ztf_20200924431759_000655_zr_c13_o_q3_sciimg.fits.gz"
@@ -125,14 +119,15 @@ def test_zero_point_of_a_one_metre_telescope(bands, coefficient):
         table = {name: np.asarray(file[1].data[name], float) for name in file[1].data.names}
     flux, good = table["fluxaper5"], (table["fluxaper5"] > 0) & (table["flag"] == 0)
     safe = np.where(good, flux, 1.0)
-    zero = fit_zeropoint(
+    stars = Calibrators(
         np.where(good, -2.5 * np.log10(safe), 99.0),
         1.0857 * table["fluxerr5"] / safe,
         table["imag"],
         table["imagerr"],
         table[f"{bands[0]}mag"] - table[f"{bands[1]}mag"],
-        ZeroPointParams(bright_mag=11.0, faint_mag=16.0, blue_color=-0.5, red_color=2.5),
     )
+    params = ZeroPointParams(bright_mag=11.0, faint_mag=16.0, blue_color=-0.5, red_color=2.5)
+    zero = calibrate_zeropoint(stars, params).zero
     assert zero.rms < 0.0185
     assert zero.n_matches > 500
     assert zero.magzp_unc < 0.002
