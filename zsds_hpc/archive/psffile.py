@@ -31,10 +31,11 @@ def write_psf(path: str | Path, model: PsfModel, cards: Sequence[Card] = ()) -> 
     samples = values.astype(np.float32)  # flux per pixel of the image, as PSFEx has it
     rows = np.zeros(1, [("PSF_MASK", "f4", samples.shape)])
     rows["PSF_MASK"] = samples
-    write_fits(path, [Hdu(rows, [*_cards(model), *cards], "PSF_DATA")])
+    header = {card[0]: card for card in (*_cards(model), *cards)}
+    write_fits(path, [Hdu(rows, list(header.values()), "PSF_DATA")])
 
 
-def _cards(model):
+def _cards(model: PsfModel) -> list[Card]:
     n_y, n_x = model.shape
     chi2 = model.chi2_dof if math.isfinite(model.chi2_dof) else 0.0
     wing, exponent = (float(value) for value in model.wing)

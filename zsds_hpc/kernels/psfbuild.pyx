@@ -70,7 +70,7 @@ ctypedef struct Table:
 
 cdef inline const float* look_up(const Table* table, double s, double* share) noexcept nogil:
     """Row of the table below s, and how far s is towards the next one."""
-    cdef double z = s / (1 + s) * (table.n_rows - 1)
+    cdef double z = s / (1 + s) * table.n_rows
     cdef int row = min(<int>z, table.n_rows - 2)
     share[0] = z - row
     return table.rows + row * table.width

@@ -33,6 +33,7 @@ class PsfParams(Params):
     stars_per_term: float = param(5.0, "Stars that a term of the polynomial needs.", "", 1.0, 1000.0)
     correction_size: float = param(0.5, "Largest size of the correction relative to the profile.", "", 1e-4, 10.0)
     profile_error: float = param(0.003, "Error of the final profile relative to its value.", "", 0.0, 0.1)
+    sky_error: float = param(0.03, "Error of the background, over the noise of a pixel.", "", 1e-3, 10.0)
     n_sweeps: int = param(2, "Rounds of correction, each followed by a new fit of the stars.", "", 0, 20)
     clip_sigma: float = param(6.0, "Residual at which a pixel is left out.", "", 3.0, 1e6)
     clip_chi2: float = param(2.5, "Chi2 over the median at which a star is left out.", "", 1.1, 1e6)
@@ -155,12 +156,13 @@ def build_psf(
 
 
 class _Work(NamedTuple):
-    """Windows at hand: pixels, variances (0 where unusable), offsets (x, y) of the guess, (u, v), the pixel, sizes."""
+    """Windows at hand: pixels, variances (0 where unusable), offsets of the guess, (u, v), sky^2 expected, sizes."""
 
     pix: np.ndarray
     var: np.ndarray
     offset: tuple[np.ndarray, np.ndarray]
     field: np.ndarray
+    sky_var: np.ndarray
     layout: _Layout
 
 
@@ -182,7 +184,8 @@ def _prepared(stars, shape, profile, params):
     offset = (stars.x - np.rint(stars.x), stars.y - np.rint(stars.y))
     n_y, n_x = shape
     field = np.stack([2 * stars.x / (n_x - 1) - 1, 2 * stars.y / (n_y - 1) - 1], axis=1)
-    return _Work(pix, var, offset, field, layout)
+    noise = np.min(var, axis=(1, 2), where=good, initial=np.float32(1e30)).astype(float)
+    return _Work(pix, var, offset, field, params.sky_error**2 * noise, layout)
 
 
 def _degree(n_stars, params):
@@ -196,7 +199,7 @@ def _degree(n_stars, params):
 def _fit_elliptical(base, work, fit, params):
     """Elliptical profile: on the cores of all stars, then with its radial form on whole windows."""
     layout = work.layout
-    stars = (work.pix, work.var, work.field)
+    stars = (work.pix, work.var, work.field, work.sky_var)
     first = Stage(layout.half_first, layout.half_first, 0.03, False, _NO_CLIP)
     for n_most, degree in ((params.max_wing_stars, 0), (params.max_wing_stars, 1), (len(work.pix), params.degree)):
         rows = _spread(np.flatnonzero(fit.usable), n_most)
@@ -210,7 +213,8 @@ def _fit_elliptical(base, work, fit, params):
     for misfit in (0.02, 0.005):
         stage = Stage(layout.half, layout.half_first, misfit, True, params.clip_sigma)
         base, part = elliptical.step(base, bright, part, degree, stage)
-    return base, _merged(fit, part, rows)
+    last = Stage(layout.half_first, layout.half_first, 0.004, False, _NO_CLIP)
+    return elliptical.step(base, stars, _merged(fit, part, rows), degree, last)
 
 
 def _spread(rows, n_most):
@@ -284,8 +288,8 @@ def _with_sky(model, work, fit):
     inner = slice(half - core, half + core + 1)
     weight[:, inner, inner] = 0
     residual = work.pix - fit.flux.astype(np.float32)[:, None, None] * planes
-    total = weight.sum(axis=(1, 2), dtype=float)
-    return fit._replace(sky=(weight * residual).sum(axis=(1, 2), dtype=float) / np.maximum(total, 1e-30))
+    total = weight.sum(axis=(1, 2), dtype=float) + 1 / work.sky_var
+    return fit._replace(sky=(weight * residual).sum(axis=(1, 2), dtype=float) / total)
 
 
 def _corrected(model, work, fit, params):

@@ -22,11 +22,12 @@ _TABLE_ROWS = 2048
 #: Expected size of the terms of ln width and ellipticities, by degree.
 _SHAPE_SCATTER = (1.0, 0.1, 0.05, 0.02, 0.01)
 _FIXED = 1e-7
-_N_OWN, _N_SHAPE = 4, 3
+_N_OWN, _N_SHAPE, _SKY = 4, 3, 3
 _MAX_SHIFT_PIX, _MAX_STEP_PIX = 0.95, 0.4
 _MIN_FLUX_DN = 1e-3
 _WORSE = 3.0
 _MIN_PIXELS = 12
+_MIN_SNR = 5.0
 
 
 class StarFit(NamedTuple):
@@ -106,7 +107,7 @@ class EllipticalPsf:
         if not value > 0:
             return 0.0, 3.0
         exponent = float(np.clip(-2 * s * slope / value, 2.2, 20.0))
-        return value * np.exp(-2 * self.terms[0, 0]) * radius_pix**exponent, exponent
+        return float(value * np.exp(-2 * self.terms[0, 0]) * radius_pix**exponent), exponent
 
 
 def degree_of(n_terms: int) -> int:
@@ -145,13 +146,14 @@ def first_fit(pix: np.ndarray, var: np.ndarray, x: np.ndarray, y: np.ndarray) ->
     core = slice(half - 2, half + 3)
     usable = var[:, core, core] > 0
     flux = np.where(usable, pix[:, core, core], 0).sum(axis=(1, 2), dtype=float)
-    used = (usable.sum(axis=(1, 2)) >= _MIN_PIXELS) & usable[:, 2, 2] & (flux > 0)
+    noise = np.sqrt(np.where(usable, var[:, core, core], 0).sum(axis=(1, 2), dtype=float))
+    used = (usable.sum(axis=(1, 2)) >= _MIN_PIXELS) & usable[:, 2, 2] & (flux > _MIN_SNR * noise)
     zeros = np.zeros(len(pix))
     return StarFit(np.maximum(flux, _MIN_FLUX_DN), x, y, zeros, zeros, used, used)
 
 
 def step(
-    psf: EllipticalPsf, stars: tuple[np.ndarray, np.ndarray, np.ndarray], fit: StarFit, degree: int, stage: Stage
+    psf: EllipticalPsf, stars: tuple[np.ndarray, ...], fit: StarFit, degree: int, stage: Stage
 ) -> tuple[EllipticalPsf, StarFit]:
     """One Gauss-Newton step of profile and stars together, the stars' own parameters projected out.
 
@@ -161,7 +163,7 @@ def step(
     ----------
     psf : EllipticalPsf
     stars : tuple of ndarray
-        Windows and variances (n, side, side), places (n, 2) of u, v.
+        Windows and variances (n, side, side), places (n, 2) of u, v, expected square (n,) of the sky that is left.
     fit : StarFit
     degree : int
         Of the polynomials of the shape from now on.
@@ -172,10 +174,12 @@ def step(
     AlgorithmFailure
         No star fits.
     """
-    pix, var, field = stars
+    pix, var, field, sky_var = stars
     psf = replace(psf, terms=raised(psf.terms, degree))
     normal, sums = _normal_equations(psf, pix, var, field, fit, stage)
     own, across = normal[:, :_N_OWN, :_N_OWN], normal[:, :_N_OWN, _N_OWN:]
+    own[:, _SKY, _SKY] += 1 / sky_var
+    sums[:, _SKY] -= fit.sky / sky_var
     known = np.concatenate([sums[:, :_N_OWN, None], across], axis=2)
     solved = np.linalg.solve(own, known)
     curvature = normal[:, _N_OWN:, _N_OWN:] - across.swapaxes(1, 2) @ solved[:, :, 1:]
@@ -258,7 +262,9 @@ def _stars_moved(fit, change, chi2_dof, good):
     return moved_stars(fit, flux, change[:, 1:3], sky, chi2_dof, good)
 
 
-def moved_stars(fit, flux, shift, sky, chi2_dof, good) -> StarFit:
+def moved_stars(
+    fit: StarFit, flux: np.ndarray, shift: np.ndarray, sky: np.ndarray, chi2_dof: np.ndarray, good: np.ndarray
+) -> StarFit:
     """The stars after a step, kept near the middle of their windows and positive."""
     dx, dy = (
         np.clip(at + np.clip(by, -_MAX_STEP_PIX, _MAX_STEP_PIX), -_MAX_SHIFT_PIX, _MAX_SHIFT_PIX)

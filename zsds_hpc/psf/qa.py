@@ -8,7 +8,8 @@ from zsds_hpc.kernels.psf import star_images
 from zsds_hpc.psf.build import PsfBuild
 from zsds_hpc.psf.model import PsfModel
 
-_STEPS = 4  # phases per pixel at which the profile is looked at
+_STEPS = 8  # phases per pixel at which the profile is looked at
+_REACH_FWHM = 2.0
 _SIGMA_OF_FWHM = 1 / np.sqrt(8 * np.log(2))
 
 
@@ -42,7 +43,7 @@ def psf_shapes(model: PsfModel, n_places: int = 5) -> PsfShapes:
     """
     n_y, n_x = model.shape
     y, x = np.meshgrid(np.linspace(0, n_y - 1, n_places), np.linspace(0, n_x - 1, n_places), indexing="ij")
-    half = model.half_pix
+    half = min(model.half_pix, int(np.ceil(_REACH_FWHM * model.fwhm_pix)))
     fine = np.stack([_fine_image(model, u, v, half) for u, v in model.field(x.ravel(), y.ravel())])
     peak = fine.max(axis=(1, 2))
     fwhm = 2 * np.sqrt((fine > peak[:, None, None] / 2).sum(axis=(1, 2)) / np.pi) / _STEPS

@@ -100,8 +100,11 @@ def _star_like(catalogue, saturate_dn, params):
     width = np.log(catalogue["FWHM_IMAGE"][rows].astype(float))
     rows = rows[np.abs(width - half_sample_mode(width)) < params.width_tolerance]
     spread, error = (catalogue[name][rows].astype(float) for name in ("SPREAD_MODEL", "SPREADERR_MODEL"))
+    if not rows.size:
+        return rows
     off = np.abs(spread - half_sample_mode(spread))
-    return rows[off <= params.spread_sigma * np.hypot(1.4826 * np.median(off), error)]
+    scatter = 1.4826 * np.median(off[error <= np.median(error)])
+    return rows[off <= params.spread_sigma * np.hypot(scatter, error)]
 
 
 def _cells(rows, shape, n_cells):
