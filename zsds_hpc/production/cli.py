@@ -14,12 +14,13 @@ _PIPELINE_HELP = {
     "ingest": "check, archive and split raw CCD files",
     "superbias": "combine bias frames",
     "highv_flat": "combine dome flats",
-    "calibrate": "calibrate a science image: detrend, mask, WCS, catalogue, zero point",
+    "calibrate": "calibrate a science image: detrend, mask, WCS, PSF, catalogues, zero point",
 }
 _EXAMPLES = """examples:
   zsds night run 20200924 --archive A --incoming IN --refcats R   a whole night under MPI; repeat it to resume
   zsds night status 20200924 --archive A                          every file of the manifest accounted for
   zsds calibrate IMAGE.fits --gaia G.parquet --ps1 P.parquet --out DIR   one step on plain files
+  zsds forced SCIIMG --mask M --psf P --psfcat C --positions XY.csv --out XY_forced.csv   fluxes at given positions
   zsds scorecard runs/demo --json                                 a simulated night against its truth
 """
 
@@ -31,10 +32,11 @@ def build_parser() -> argparse.ArgumentParser:
         description="Data system of a wide-field time-domain survey.",
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    from zsds_hpc.production import alone, night, refcat, settings_table
+    from zsds_hpc.production import alone, forced, night, refcat, settings_table
 
     for name, text in _PIPELINE_HELP.items():
         alone.add_command(commands, name, text)
+    forced.add_command(commands)
     night.add_command(commands)
     refcat.add_command(commands)
     settings_table.add_command(commands)
