@@ -15,7 +15,7 @@ _WCS_KEYWORDS = ("CTYPE", "CRVAL", "CRPIX", "CUNIT", "CD", "PV", "WCSAXES", "RAD
 
 
 def science_cards(raw: Any, used: dict[str, Path | None], result: Calibrated, setting: Setting) -> list[Card]:
-    """Cards of sciimg, mskimg and sexcat.
+    """Cards of sciimg, mskimg, sexcat and psfcat.
 
     Parameters
     ----------
@@ -28,10 +28,11 @@ def science_cards(raw: Any, used: dict[str, Path | None], result: Calibrated, se
     Returns
     -------
     list of (keyword, value, comment)
-        The raw header carried on, then WCS, calibration, identifiers and quality.
+        The raw header carried on, then WCS, calibration, PSF, identifiers and quality.
     """
     own = [*result.wcs.to_cards(), *_detector_cards(raw, result), *_provenance_cards(used)]
-    own += _photometry_cards(result, setting) + _identity_cards(raw) + _quality_cards(result, setting.params)
+    own += [*_psf_cards(result), *_photometry_cards(result, setting)]
+    own += _identity_cards(raw) + _quality_cards(result, setting.params)
     replaced = {card[0] for card in own}
     carried = [c for c in raw.cards if c[0] not in replaced and not _is_wcs(c[0])]
     return [card for card in carried + own if not _is_unknown(card[1])]
@@ -61,6 +62,22 @@ def _provenance_cards(used: dict[str, Path | None]) -> list[Card]:
     return [
         (keyword, path.name if (path := used.get(role)) else "NONE", f"Calibration product: {role}")
         for role, keyword in keywords.items()
+    ]
+
+
+def _psf_cards(result: Calibrated) -> list[Card]:
+    """Figures of the PSF; NPSFSTAR 0, and no shapes, where the mean star profile stands in."""
+    m = result.metrics
+    return [
+        ("NPSFSTAR", m.get("n_psf_stars", 0), "Stars that the PSF was built from"),
+        ("PSFFWHM", m.get("psf_fwhm_pix"), "FWHM of the PSF, median over the image [pixels]"),
+        ("PSFFWMIN", m.get("psf_fwhm_min_pix"), "Smallest FWHM of the PSF on the image [pixels]"),
+        ("PSFFWMAX", m.get("psf_fwhm_max_pix"), "Largest FWHM of the PSF on the image [pixels]"),
+        ("PSFELLIP", m.get("psf_ellipticity"), "1 - b/a of the PSF, median over the image"),
+        ("PSFANGLE", m.get("psf_angle_deg"), "Major axis in the middle, from +x to +y [deg]"),
+        ("PSFCHI2", m.get("psf_chi2"), "Median chi2 per dof of the stars of the PSF"),
+        ("PSFNORM", m.get("psf_normalization_mag"), "Curve of growth - PSF, put into the fits [mag]"),
+        ("NPSFCAT", len(result.psfcat), "Sources in the PSF catalogue"),
     ]
 
 
