@@ -19,7 +19,7 @@ from zsds_hpc.core.errors import BadInput, UsageError
 from zsds_hpc.photometry.aperture import box_flags, magnitudes
 from zsds_hpc.photometry.background import estimate_background
 from zsds_hpc.photometry.forced import force_in_scene
-from zsds_hpc.photometry.psffit import FIT_HELD, Fitter, make_scene
+from zsds_hpc.photometry.psffit import FIT_HELD, Fitter, Scene, make_scene
 from zsds_hpc.photometry.psfphot import subtract_background
 from zsds_hpc.pipelines.calibrate_image import CalibrateParams
 from zsds_hpc.production import driver
@@ -99,7 +99,7 @@ def _run(options: argparse.Namespace) -> int:
     params = driver.settings_of("calibrate", options)
     file = FitsFile(options.image)
     header = file.header()
-    image = _read(file, options)
+    image = read_image(file, options.mask, options.psf, options.psfcat)
     table = placed(options.positions, header, image.pix.shape)
     magzp = _number(file.name, header, "MAGZP") if "MAGZP" in header else None
     n_inside = int((table["flags"] == 0).sum())
@@ -117,16 +117,22 @@ def _run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _read(file: FitsFile, options: argparse.Namespace) -> ForcedImage:
-    """Image, mask, point-spread function and catalogue, of one another's shape."""
+def read_image(file: FitsFile, mask_path: Path, psf_path: Path, psfcat: Path | None) -> ForcedImage:
+    """Image, mask, point-spread function and stars from the products of an image.
+
+    Raises
+    ------
+    BadInput
+        A file is damaged or of another kind, or their shapes differ.
+    """
     pix = file.image(0).astype(np.float32, copy=False)
-    mask = FitsFile(options.mask).image(0, pix.shape)
+    mask = FitsFile(mask_path).image(0, pix.shape)
     if mask.dtype != maskbits.MASK_DTYPE:
-        raise BadInput(f"{options.mask.name}: {mask.dtype} pixels, a mask has {np.dtype(maskbits.MASK_DTYPE)}")
-    psf = read_psf(options.psf)
+        raise BadInput(f"{mask_path.name}: {mask.dtype} pixels, a mask has {np.dtype(maskbits.MASK_DTYPE)}")
+    psf = read_psf(psf_path)
     if psf.shape != pix.shape:
-        raise BadInput(f"{options.psf.name}: for images of shape {psf.shape}, {file.name} has {pix.shape}")
-    known = _known(options.psfcat) if options.psfcat else None
+        raise BadInput(f"{psf_path.name}: for images of shape {psf.shape}, {file.name} has {pix.shape}")
+    known = _known(psfcat) if psfcat else None
     return ForcedImage(pix, mask, _number(file.name, file.header(), "GAIN"), psf, known)
 
 
@@ -238,7 +244,8 @@ def measure_inplace(table: np.ndarray, image: ForcedImage, magzp: float | None, 
     if rows.size:
         # A position that is listed twice is one star.
         single, of_row = np.unique(places, axis=0, return_inverse=True)
-        fits = _fitted(image, single, params)[of_row.ravel()]
+        known = np.zeros((0, 3)) if image.known is None else image.known
+        fits = force_in_scene(scene_of(image, params), known, single)[of_row.ravel()]
         for name in ("flux", "sigflux", "chi"):
             table[name][rows] = fits[name]
         table["flags"][rows] = box_flags(image.mask, places)
@@ -248,20 +255,24 @@ def measure_inplace(table: np.ndarray, image: ForcedImage, magzp: float | None, 
     table["mag"] = np.where(table["flux"] > 0, mag + (magzp or 0.0), mag)
 
 
-def _fitted(image: ForcedImage, places: np.ndarray, params: CalibrateParams) -> np.ndarray:
-    """PSF fits at the places, neighbours fitted along and the background as for the PSF catalogue."""
+def scene_of(image: ForcedImage, params: CalibrateParams) -> Scene:
+    """The image on the bench, background subtracted as for the PSF catalogue; its model holds the known stars.
+
+    Parameters
+    ----------
+    image : ForcedImage
+    params : CalibrateParams
+    """
     mask = image.mask
     if image.known is not None:  # their light is modelled: the segments of sources need not be left out
         mask = mask & ~np.int16(maskbits.SOURCES)
     sky = estimate_background(image.pix, mask, params.background)
-    images = (image.pix - sky.level, sky.rms, mask)
-    scene = make_scene(images, image.gain, image.psf, params.psfphot.fit)
-    known = np.zeros((0, 3)) if image.known is None else image.known
-    if len(known):
+    scene = make_scene((image.pix - sky.level, sky.rms, mask), image.gain, image.psf, params.psfphot.fit)
+    if image.known is not None and len(image.known):
         fitter = Fitter(scene)
-        fitter.add(known, 0, FIT_HELD)
+        fitter.add(image.known, 0, FIT_HELD)
         subtract_background(fitter, params.psfphot)
-    return force_in_scene(scene, known, places)
+    return scene
 
 
 def _write(out: Path, table: np.ndarray, cards: list) -> None:
