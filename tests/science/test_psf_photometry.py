@@ -194,7 +194,7 @@ def test_psf_model(isolated, psf):
     assert max(worst) < 0.008
 
 
-@pytest.mark.xfail(reason="1.2 to 1.6 mmag, from 600 stars of which none is within 13 px of the rim")
+@pytest.mark.xfail(reason="1.2 to 1.6 mmag from 600 stars")
 def test_psf_keeps_its_flux_over_the_image(isolated, psf):
     """To 0.1%, rms."""
     assert MMAG * np.std(psf_errors(isolated.last.fits.psf, psf)[2]) < 1.1
