@@ -78,7 +78,7 @@ def cost_metrics(run: Run) -> list[Metric]:
     dense = _mean_cpu_s([r for r in calibrate if r.unit_id not in sparse])
     peak = max((r.run.get("peak_mib", 0.0) for r in calibrate), default=None)
     rows = [
-        at_most("cpu_s_per_channel", per_channel, 2.0,
+        at_most("cpu_s_per_channel", per_channel, 2.8,
                 f"raw to calibrated, {len(few)} channels below {SPARSE_STARS} stars: "
                 f"a quarter of ingest {_seconds(share, 0.25)}, calibrate {_seconds(own)}"),
         reported("cpu_s_per_dense_channel", dense, "calibrate alone, the fields with more stars"),

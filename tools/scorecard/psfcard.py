@@ -149,13 +149,28 @@ def metrics(checks: list[PsfCheck]) -> list[Metric]:
     if not checks:
         return []
     clean = np.concatenate([c.clean for c in checks])
-    return (
-        _scatter_metrics(clean) + _bias_metrics(checks, clean) + _bright_metrics(checks) + _detection_metrics(checks)
-        + _model_metrics(checks)
-    )  # fmt: skip
+    level = [flux_scale(c.clean) for c in checks]
+    rescaled = np.concatenate([at_own_scale(c.clean, scale) for c, scale in zip(checks, level)])
+    return [
+        *_scatter_metrics(rescaled, level), *_bias_metrics(checks, clean), *_bright_metrics(checks),
+        *_detection_metrics(checks), *_model_metrics(checks),
+    ]  # fmt: skip
 
 
-def _scatter_metrics(clean: NDArray) -> list[Metric]:
+def flux_scale(clean: NDArray) -> float:
+    """Median of flux over true flux of the stars of S/N > 100; 1 where there are fewer than ten."""
+    own = clean[clean["snr"] >= BRIGHT_SNR]
+    return median(own["ratio"]) if own.size >= 10 else 1.0
+
+
+def at_own_scale(clean: NDArray, scale: float) -> NDArray:
+    """Errors of the fluxes about the channel's own scale, whose error is not a scatter of its stars."""
+    out = clean.copy()
+    out["flux_sigma"] = (clean["ratio"] / scale - 1.0) * clean["snr"]
+    return out
+
+
+def _scatter_metrics(clean: NDArray, level: list[float]) -> list[Metric]:
     rows = [b for b in bins(clean) if b.snr >= 5.5]
     flux = max(rows, key=lambda b: b.flux, default=None)
     place = max(rows, key=lambda b: max(b.x, b.y), default=None)
@@ -168,6 +183,8 @@ def _scatter_metrics(clean: NDArray) -> list[Metric]:
     return [
         at_most("psf_flux_over_bound", flux and flux.flux, 1.1,
                 f"scatter of unblended stars over the Cramer-Rao bound of each, {where(flux)}"),
+        reported("psf_flux_scale_rms_mmag", float(np.std(np.log(level)) * 1085.74),
+                 f"of {len(level)} channels: the normalisation of the PSF, which is taken out of the scatter"),
         reported("psf_flux_over_bound_all", width(sure["flux_sigma"]), f"the same, {sure.size} stars of S/N >= 10"),
         at_most("psf_position_over_bound", place and max(place.x, place.y), 1.1, f"per axis, {where(place)}"),
         reported("psf_position_over_bound_all", (width(sure["x_sigma"]) + width(sure["y_sigma"])) / 2.0, "S/N >= 10"),
