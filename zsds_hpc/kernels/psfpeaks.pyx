@@ -101,7 +101,7 @@ def find_peaks(
     cdef float[:, ::1] q = np.zeros((side, nx + 2 * half), np.float32)
     cdef float[:, ::1] w = np.zeros((side, nx + 2 * half), np.float32)
     cdef float[:, ::1] top = np.zeros((3, nx), np.float32), bottom = np.zeros((3, nx), np.float32)
-    cdef float[:, ::1] snr = np.zeros((3, nx), np.float32)
+    cdef float[:, ::1] snr = np.zeros((3, nx + 2), np.float32)  # with a column of zeros on either side
     cdef Py_ssize_t n = 0, size = 4096
     found_array = np.empty((size, 5))
     cdef double[:, ::1] found = found_array
@@ -135,7 +135,7 @@ def find_peaks(
                         &q[line, x0], &w[line, x0], &filters[tile_y, tile_x, row, 0], &squares[tile_y, tile_x, row, 0],
                         side, x1 - x0, &top[k, x0], &bottom[k, x0],
                     )
-        significance(&top[k, 0], &bottom[k, 0], nx, &snr[k, 0])
+        significance(&top[k, 0], &bottom[k, 0], nx, &snr[k, 1])
         if y < 1:
             continue
         if n + nx > size:
@@ -151,12 +151,12 @@ cdef Py_ssize_t search_row(
     const float[:, ::1] model, const float[:, ::1] variance, const float[:, :, :, ::1] filters, double least_snr,
     double least_share, double[:, ::1] found, Py_ssize_t n,
 ) noexcept nogil:
-    cdef const float* above = &snr[(y + 2) % 3, 0]
-    cdef const float* here = &snr[y % 3, 0]
-    cdef const float* below = &snr[(y + 1) % 3, 0]
+    cdef const float* above = &snr[(y + 2) % 3, 1]
+    cdef const float* here = &snr[y % 3, 1]
+    cdef const float* below = &snr[(y + 1) % 3, 1]
     cdef int x
     cdef float s
-    for x in range(1, nx - 1):
+    for x in range(nx):
         s = here[x]
         if s < least_snr:
             continue
