@@ -26,7 +26,7 @@ from zsds_hpc.psf.model import PsfModel
 from zsds_hpc.psf.qa import psf_shapes
 
 SUFFIX = "sciimg.fits"
-N_PLACES = 9
+N_PLACES = 7
 
 
 def metrics_of(path: Path) -> dict[str, Any]:
@@ -47,8 +47,8 @@ def metrics_of(path: Path) -> dict[str, Any]:
     return record.metrics
 
 
-def cells(axes: Axes, values: NDArray, title: str, label: str, form: str, cmap: str) -> None:
-    """A map over the image with its numbers."""
+def cells(axes: Axes, values: NDArray, title: str, label: str, form: str, cmap: str, shift: float = 0.0) -> None:
+    """A map over the image with its numbers, in the middle of each cell or shifted."""
     finite = values[np.isfinite(values)]
     low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 1.0)
     if low < 0 < high:
@@ -59,7 +59,7 @@ def cells(axes: Axes, values: NDArray, title: str, label: str, form: str, cmap: 
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             dark = abs(value - low) > 0.7 * (high - low) or (low < 0 and value - low < 0.3 * (high - low))
-            axes.text(column, row, f"{value:{form}}", ha="center", va="center", fontsize=7.0,
+            axes.text(column, row + shift, f"{value:{form}}", ha="center", va="center", fontsize=7.0,
                       color="white" if dark else "black")  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def draw_psf(psf: PsfModel, metrics: dict[str, Any], path: Path) -> None:
     axes = figure.subplots(2, 2)
     middle = f"middle of the image: {psf.fwhm_pix:.2f} px"
     cells(axes[0, 0], shapes.fwhm_pix, f"FWHM of the PSF; {middle}", "px", ".2f", "Blues")
-    cells(axes[0, 1], shapes.ellipticity, "ellipticity 1 - b/a, major axes", "", ".3f", "Blues")
+    cells(axes[0, 1], shapes.ellipticity, "ellipticity 1 - b/a, major axes", "", ".3f", "Blues", -0.36)
     angle = np.radians(shapes.angle_deg)
     row, column = np.indices(angle.shape)
     axes[0, 1].quiver(
@@ -103,7 +103,7 @@ def draw_field(image: ForcedImage, center: tuple[int, int], size: int, path: Pat
     for one, pix in ((axes[0, 0], shown), (axes[0, 1], shown), (axes[1, 0], model)):
         picture(one, _like(pix, shown), 0.0, 1.0, "gray")
     axes[0, 1].plot(x, y, "o", ms=5.0, mfc="none", mec=RED, mew=0.8)
-    axes[0, 0].set_title(f"image, {size} x {size} px, background subtracted")
+    axes[0, 0].set_title(f"image, {size} x {size} px, background subtracted; white: masked")
     axes[0, 1].set_title(f"the {x.size} stars of the PSF catalogue")
     axes[1, 0].set_title("model")
     picture(axes[1, 1], np.where(np.isfinite(variance), left, np.nan), -5.0, 5.0, "RdBu")
