@@ -177,8 +177,12 @@ class Stars:
 
 def joined(one: Stars, other: Stars) -> Stars:
     """Both, sorted."""
-    both = Stars(*(np.concatenate([getattr(one, f.name), getattr(other, f.name)]) for f in fields(Stars)))
-    return both[np.lexsort((both.value[:, 0], both.middle[:, 0], both.middle[:, 1]))]
+    return in_order(Stars(*(np.concatenate([getattr(one, f.name), getattr(other, f.name)]) for f in fields(Stars))))
+
+
+def in_order(stars: Stars) -> Stars:
+    """The stars by row and column of their windows' middles."""
+    return stars[np.lexsort((stars.value[:, 1], stars.value[:, 0], stars.middle[:, 0], stars.middle[:, 1]))]
 
 
 class Fitter:
@@ -215,7 +219,7 @@ class Fitter:
 
     def add(self, value: np.ndarray, pass_: int, flags: int = 0) -> None:
         """Add stars, rows (x, y, flux); they and what they touch become active."""
-        new = self._made(value, pass_, flags)
+        new = in_order(self._made(value, pass_, flags))
         self._render(new)
         n_old = len(self.stars)
         self.stars = joined(self.stars, new)
@@ -311,7 +315,7 @@ class Fitter:
         new = stars[rows]
         new.kind, new.middle = kind[rows], np.rint(new.value[:, :2]).astype(np.int32)
         self._replace(rows, new)
-        self.stars = self.stars[np.lexsort((stars.value[:, 0], stars.middle[:, 0], stars.middle[:, 1]))]
+        self.stars = in_order(self.stars)
 
     def table(self) -> np.ndarray:
         """Results with errors, shape (n,), `PSF_FIT_DTYPE`."""

@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
 import zsds_hpc.kernels.psffit as kernel
+
 from tests.unit.photometry.psfscene import GAIN, make_psf, paint, star
 
 SHAPE = (70, 80)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from scipy import ndimage
+from zsds_hpc.kernels.psfpeaks import find_peaks
 
 from tests.unit.photometry.psfscene import (
     GAIN,
@@ -14,7 +15,6 @@ from tests.unit.photometry.psfscene import (
     nearest_rows,
     star,
 )
-from zsds_hpc.kernels.psfpeaks import find_peaks
 from zsds_hpc.photometry.psfdetect import PsfDetectParams, local_filters, local_peaks
 
 SHAPE = (150, 170)
@@ -31,7 +31,7 @@ def reference_peaks(images, noise, filters, least_snr, least_share, block_x):
     light = np.maximum(model, 0)
     weight = 1 / (variance + noise[0] * light + noise[1] * light**2)
     n_y, n_x = data.shape
-    tiles_y, tiles_x, side, _ = filters.shape
+    tiles_y, tiles_x = filters.shape[:2]
     tile_y = np.arange(n_y) * tiles_y // n_y
     edges = np.arange(block_x + 1) * n_x // block_x
     tile_x = np.repeat((edges[:-1] + edges[1:]) // 2 * tiles_x // n_x, np.diff(edges))
