@@ -81,7 +81,7 @@ def normalize(
         to_psf = None
     if to_psf is not None and growth.n_stars:
         offset, unc = growth_difference(to_psf, growth)
-        correction, correction_unc = to_psf.correction_mag - offset, to_psf.unc_mag
+        correction, correction_unc = to_psf.correction_mag + offset, to_psf.unc_mag
         fits, psf = rescaled_to_growth(fits, psf, offset)
     metrics: dict[str, Any] = {
         "n_growth_stars": growth.n_stars,

@@ -113,9 +113,7 @@ def _model(coefficients, base, layout, shape) -> PsfModel:
     return PsfModel(coefficients.astype(np.float32), layout.oversampling, degree, shape, wing)
 
 
-def build_psf(
-    stars: PsfStars, shape: tuple[int, int], profile: StarProfile, params: PsfParams, start: PsfModel | None = None
-) -> PsfBuild:
+def build_psf(stars: PsfStars, shape: tuple[int, int], profile: StarProfile, params: PsfParams) -> PsfBuild:
     """Build a point-spread function.
 
     First an elliptical profile whose shape is a polynomial over the image and whose radial form is fitted
@@ -131,8 +129,6 @@ def build_psf(
     profile : StarProfile
         The mean profile: sizes and first guess.
     params : PsfParams
-    start : PsfModel, optional
-        An earlier model of the same image; stars that it fits badly are left out from the beginning.
 
     Raises
     ------
@@ -145,8 +141,6 @@ def build_psf(
     fit = elliptical.first_fit(work.pix, work.var, *work.offset)
     if not fit.used.any():
         raise AlgorithmFailure("PSF: no usable star", n_stars=len(stars.x))
-    if start is not None:
-        fit = _stars_fitted(start, work, fit, params, _FIRST_ERRORS[0])[0]
     base, fit = _fit_elliptical(elliptical.from_profile(profile), work, fit, params)
     degree = _degree(int(fit.used.sum()), params)
     coefficients = elliptical.as_spline(base, degree, work.layout.oversampling, work.layout.reach)
@@ -351,7 +345,7 @@ def _resampled(coefficients, oversampling, offsets):
 
 
 def _added(model, correction, layout):
-    """Model plus a correction without flux and without shift."""
+    """Model plus a correction without flux, at any phase of the pixel, and without shift."""
     reach = model.coefficients.shape[1] // 2
     offsets = np.arange(-reach, reach + 1) / layout.oversampling
     full = spline_coefficients(_resampled(correction, layout.oversampling_core, offsets))
@@ -360,9 +354,19 @@ def _added(model, correction, layout):
     for term in full:
         for slope in (slope_x, slope_y):
             term -= (term * slope).sum() / (slope**2).sum() * slope
-        term -= term.sum() / mean.sum() * mean
+        _hold_sums(term, np.maximum(mean, 0), layout.oversampling)
     raised = elliptical.raised(full.reshape(len(full), -1), model.degree).reshape(model.coefficients.shape)
     return replace(model, coefficients=(model.coefficients + raised).astype(np.float32))
+
+
+def _hold_sums(term, profile, oversampling):
+    """Take the flux out of a correction, in place, for each phase of the pixel: pixels tile the plane, so that those
+    of a star sum to its flux wherever it is. Flux by phase times PSF by phase is not told from the PSF by the stars."""
+    for row in range(oversampling):
+        for column in range(oversampling):
+            nodes = (slice(row, None, oversampling), slice(column, None, oversampling))
+            share = profile[nodes]
+            term[nodes] -= term[nodes].sum() / share.sum() * share
 
 
 def _finished(model, stars, fit):
