@@ -8,8 +8,10 @@ import pytest
 from zsds_hpc.archive import database, paths
 from zsds_hpc.core.maskbits import BITS
 from zsds_hpc.core.states import State
+from zsds_hpc.photometry import psfcat
 from zsds_hpc.photometry.aperture import COLUMNS
 from zsds_hpc.pipelines.registry import NAMES
+from zsds_hpc.production import forced
 from zsds_hpc.production.cli import build_parser
 from zsds_hpc.qa.metrics import QaParams, bit_texts
 
@@ -24,6 +26,11 @@ def test_formats_list_every_bit_column_and_table():
     rows = [f"| {bit} | {1 << bit} | {name} | {meaning} |" for bit, (name, meaning) in BITS.items()]
     rows += [
         f"| {name} | {kind.replace('A', 'n x ')} | {unit} | {what} |" for name, (kind, unit, what) in COLUMNS.items()
+    ]
+    rows += [
+        f"| {name} | {kind} | {unit} | {what} |"
+        for table in (psfcat.COLUMNS, forced.COLUMNS)
+        for name, (kind, unit, what) in table.items()
     ]
     rows += [f"| {bit} | {what} |" for bit, what in bit_texts(QaParams()).items()]
     assert [row for row in rows if row not in text] == []
