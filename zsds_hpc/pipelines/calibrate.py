@@ -1,4 +1,4 @@
-"""Calibrate: a raw readout-channel image to a calibrated image, mask and aperture catalogue."""
+"""Calibrate: a raw readout-channel image to a calibrated image, its mask, PSF, aperture and PSF-fit catalogues."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
