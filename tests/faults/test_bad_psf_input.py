@@ -139,7 +139,6 @@ def test_twenty_stars(tmp_path):
     assert 10 <= command.number("n_psf_stars") <= 20
 
 
-@pytest.mark.xfail(strict=True, reason="with fewer than 25 bright stars the hit finder assumes 2 px of seeing")
 def test_radiation_hits_in_a_sharp_image_of_few_stars(tmp_path):
     """Stars of 1.95 px FWHM are not hits."""
     command = Command(tmp_path, sky_of((15.0, 18.0), 20))

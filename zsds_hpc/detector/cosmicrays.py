@@ -23,6 +23,7 @@ from zsds_hpc.kernels import cosmic  # type: ignore[attr-defined]
 _SKY_BOX_PIX = 128
 _SKY_STRIDE = 3
 _MIN_STARS = 25
+_MIN_STARS_FOR_SEEING = 8
 _MIN_LEVEL = 0.75  # below what any PSF reaches when the seeing is right to a step of the ladder
 _NO_STAR = 1e3  # stands for the infinite ratio of a lone pixel
 _FWHM_LADDER_PIX = np.geomspace(1.0, 6.0, 60)
@@ -232,7 +233,7 @@ class _Finder:
 
     def seeing(self, peaks):
         """Seeing from the share of a peak's light in its central pixel, where the peaks are densest in it."""
-        if peaks.size < _MIN_STARS:
+        if peaks.size < _MIN_STARS_FOR_SEEING:
             return self.params.fallback_fwhm_pix
         y, x = np.divmod(peaks, self.pix.shape[1])
         total = sum(self.light[y + dy - 1, x + dx - 1] for dy, dx in np.ndindex(3, 3))

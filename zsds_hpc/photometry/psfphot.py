@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from scipy.spatial import cKDTree
+from scipy.special import pdtrc
 
 from zsds_hpc.core.errors import AlgorithmFailure
 from zsds_hpc.core.params import Params, param
@@ -25,6 +26,10 @@ class PsfPhotParams(Params):
     min_snr: float = param(4.5, "Stars whose flux is less significant in the end are dropped.", "", 0.0, 100.0)
     min_distance_fwhm: float = param(0.5, "Of two stars nearer than this the fainter one is dropped.", "FWHM", 0.0)
     min_contrast: float = param(0.25, "A peak must rise to this fraction of what is modelled there.", "", 0.0, 10.0)
+    extended_chance: float = param(
+        1e-3, "Peaks about a star that chance explains less are a galaxy's.", "", 0
+    )
+    extended_fwhm: float = param(2.0, "About a star: within this distance.", "FWHM", 0.5, 10.0)
     min_n_pix: int = param(12, "With fewer usable pixels there is no fit.", "px", 4, 1000)
     n_builds: int = param(1, "After how many passes the PSF is built anew.", "", 0, 9)
     background: BackgroundParams = param(BackgroundParams(mesh_pix=48), "Background of the residuals.")
@@ -140,15 +145,48 @@ def rebuild_psf(fitter: Fitter, profile: StarProfile, saturate_dn: float, params
 
 def new_stars(fitter: Fitter, k: int, params: PsfPhotParams) -> np.ndarray:
     """Peaks of the residuals that are worth a star, rows (x, y, flux); in later passes near stars only."""
-    scene, known = fitter.scene, fitter.stars.value[:, :2]
-    peaks = local_peaks(scene, params.detect, known if k > 1 else None)
-    peaks = peaks[peaks["flux"] * fitter.peak > params.min_contrast * peaks["model"]]
+    scene, known = fitter.scene, fitter.stars
+    peaks = local_peaks(scene, params.detect, known.value[:, :2] if k > 1 else None)
+    contrast = params.min_contrast * np.ones(len(peaks))
+    contrast[_in_light_of_saturated(fitter, peaks)] = 1.0
+    peaks = peaks[peaks["flux"] * fitter.peak > contrast * peaks["model"]]
     places = np.stack([peaks["x"], peaks["y"]], axis=1)
     if len(known) and len(peaks):
-        near = params.min_distance_fwhm * scene.psf.fwhm_pix
-        distance, _ = cKDTree(known).query(places, distance_upper_bound=near)
-        peaks, places = peaks[~np.isfinite(distance)], places[~np.isfinite(distance)]
+        keep = _apart(places, fitter, params)
+        peaks, places = peaks[keep], places[keep]
     return np.column_stack([places, peaks["flux"]])
+
+
+def _in_light_of_saturated(fitter, peaks):
+    """Peaks within the window of a saturated star, whose wings no PSF describes well."""
+    bright = fitter.stars[fitter.stars.flags & FIT_SATURATED != 0]
+    inside = np.zeros(len(peaks), bool)
+    if not len(bright) or not len(peaks):
+        return inside
+    tree = cKDTree(np.stack([peaks["x"], peaks["y"]], axis=1))
+    for near in tree.query_ball_point(bright.middle, np.array(fitter.halves)[bright.kind], p=np.inf):
+        inside[near] = True
+    return inside
+
+
+def _apart(places, fitter, params):
+    """Peaks that are not too near to a star, nor residuals of an extended source.
+
+    Extended is a star of the first pass about which more peaks and stars of later passes lie than chance explains,
+    given the density of stars (Poisson).
+    """
+    known, fwhm_pix = fitter.stars, fitter.scene.psf.fwhm_pix
+    near = cKDTree(known.value[:, :2]).query(places)[0]
+    first = known[known.pass_ <= 1]
+    later = known[known.pass_ > 1]
+    reach = params.extended_fwhm * fwhm_pix
+    tree = cKDTree(first.value[:, :2]) if len(first) else cKDTree(known.value[:, :2])
+    star, added = (tree.query(p, distance_upper_bound=reach)[1] for p in (places, later.value[:, :2]))
+    about = np.bincount(star, minlength=tree.n + 1) + np.bincount(added, minlength=tree.n + 1)
+    about[tree.n] = 0
+    expected = np.pi * reach**2 * len(known) / np.isfinite(fitter.scene.variance[::8, ::8]).sum() / 64
+    chance = pdtrc(about - 1.0, expected)  # of so many or more
+    return (near > params.min_distance_fwhm * fwhm_pix) & ((about < 2) | (chance > params.extended_chance))[star]
 
 
 def subtract_background(fitter: Fitter, params: PsfPhotParams) -> None:
