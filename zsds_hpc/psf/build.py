@@ -109,6 +109,9 @@ def profile_psf(profile: StarProfile, shape: tuple[int, int], params: PsfParams)
 
 def _model(coefficients, base, layout, shape) -> PsfModel:
     degree = elliptical.degree_of(len(coefficients))
+    profile = coefficients[0].copy()
+    for term in coefficients:
+        _even_sums(term, profile, layout.oversampling)
     wing = base.wing(layout.half + 0.5)
     return PsfModel(coefficients.astype(np.float32), layout.oversampling, degree, shape, wing)
 
@@ -354,19 +357,20 @@ def _added(model, correction, layout):
     for term in full:
         for slope in (slope_x, slope_y):
             term -= (term * slope).sum() / (slope**2).sum() * slope
-        _hold_sums(term, np.maximum(mean, 0), layout.oversampling)
+        term -= term.sum() / mean.sum() * mean
+        _even_sums(term, mean, layout.oversampling)
     raised = elliptical.raised(full.reshape(len(full), -1), model.degree).reshape(model.coefficients.shape)
     return replace(model, coefficients=(model.coefficients + raised).astype(np.float32))
 
 
-def _hold_sums(term, profile, oversampling):
-    """Take the flux out of a correction, in place, for each phase of the pixel: pixels tile the plane, so that those
-    of a star sum to its flux wherever it is. Flux by phase times PSF by phase is not told from the PSF by the stars."""
+def _even_sums(term, profile, oversampling):
+    """Give each phase of the pixel the same flux, in place: pixels tile the plane, so that those of a star sum to its
+    flux wherever it is. Flux by phase times PSF by phase is not told from the PSF by the stars."""
+    even, profile = term.sum() / oversampling**2, np.maximum(profile, 0)
     for row in range(oversampling):
         for column in range(oversampling):
             nodes = (slice(row, None, oversampling), slice(column, None, oversampling))
-            share = profile[nodes]
-            term[nodes] -= term[nodes].sum() / share.sum() * share
+            term[nodes] += (even - term[nodes].sum()) * profile[nodes] / profile[nodes].sum()
 
 
 def _finished(model, stars, fit):
