@@ -26,9 +26,7 @@ class PsfPhotParams(Params):
     min_snr: float = param(4.5, "Stars whose flux is less significant in the end are dropped.", "", 0.0, 100.0)
     min_distance_fwhm: float = param(0.5, "Of two stars nearer than this the fainter one is dropped.", "FWHM", 0.0)
     min_contrast: float = param(0.25, "A peak must rise to this fraction of what is modelled there.", "", 0.0, 10.0)
-    extended_chance: float = param(
-        1e-3, "Peaks about a star that chance explains less are a galaxy's.", "", 0
-    )
+    extended_chance: float = param(1e-3, "Peaks about a star that chance explains less are a galaxy's.", "", 0)
     extended_fwhm: float = param(2.0, "About a star: within this distance.", "FWHM", 0.5, 10.0)
     min_n_pix: int = param(12, "With fewer usable pixels there is no fit.", "px", 4, 1000)
     n_builds: int = param(1, "After how many passes the PSF is built anew.", "", 0, 9)
