@@ -25,6 +25,8 @@ _BETWEEN_CUTS = ndtr(_HIGH_CUT) - ndtr(_LOW_CUT)
 _MEAN_BETWEEN_CUTS = (_PDF_LOW - _PDF_HIGH) / _BETWEEN_CUTS
 #: And its variance.
 _SHRINK = 1 + (_LOW_CUT * _PDF_LOW - _HIGH_CUT * _PDF_HIGH) / _BETWEEN_CUTS - _MEAN_BETWEEN_CUTS**2
+#: Largest step of the level (sigma), and limits of that of -1 / (2 sigma^2), in a round of `residual_background`.
+_MAX_STEP, _WIDTH_STEPS = 1.0, (-0.5, 0.3)
 _PAD = 2  # meshes
 
 
@@ -108,9 +110,9 @@ def residual_background(
 ) -> tuple[np.ndarray, float]:
     """Level and noise that are left in an image once its stars are subtracted.
 
-    In each mesh, the mean of the residuals between -3 and +1 sigma (the low side, which faint sources leave alone),
-    where no star's model is above the noise. The noise is the given one times a factor common to the image, from the
-    width of the same part. Meshes are treated as in `estimate_background`.
+    In each mesh, the middle of the normal whose part between -3 and +1 sigma (the low side, which faint sources leave
+    alone) has the mean of the residuals, where no star's model is above the noise. The noise is the given one times a
+    factor common to the image, from the width of the same part. Meshes are treated as in `estimate_background`.
 
     Parameters
     ----------
@@ -136,14 +138,33 @@ def residual_background(
     for every in (4, 4, 1):
         sums = np.zeros((*center.shape, 3))
         clipped_sums(images, y_edges, x_edges, center, np.array([usual, factor, _LOW_CUT, _HIGH_CUT]), every, sums)
-        n = np.maximum(sums[..., 0], 1)
-        mean, good = sums[..., 1] / n, sums[..., 0] * every >= enough
+        good = sums[..., 0] * every >= enough
         if not good.any():
             return np.zeros(shape, np.float32), 1.0
-        wide = np.sqrt(np.median((sums[..., 2] / n - mean**2)[good]) / _SHRINK)
-        center += ((mean - _MEAN_BETWEEN_CUTS * wide) * factor * noise).astype(np.float32)
+        step, wide = _truncated_normal_step(sums, good)
+        center += (step * factor * noise).astype(np.float32)
         factor *= wide
     return _surface(_control_points(_fill(center, good), params.filter_size), shape), float(factor)
+
+
+def _truncated_normal_step(sums, good):
+    """Step of the middle of each mesh (sigma) and factor of the common width, by one Newton step of the likelihood.
+
+    Between fixed cuts a normal is an exponential family: means of x and x^2 change with mu / sigma^2 and
+    -1 / (2 sigma^2) by their covariance.
+    """
+    n = np.maximum(sums[..., 0], 1)
+    low, high = _LOW_CUT, _HIGH_CUT
+    m = [1.0, _MEAN_BETWEEN_CUTS]
+    for k in range(1, 4):
+        m.append(k * m[k - 1] + (low**k * _PDF_LOW - high**k * _PDF_HIGH) / _BETWEEN_CUTS)
+    cov = np.array([[m[2] - m[1] ** 2, m[3] - m[1] * m[2]], [m[3] - m[1] * m[2], m[4] - m[2] ** 2]])
+    mean, square = sums[..., 1] / n - m[1], sums[..., 2] / n - m[2]
+    by_mesh = (cov[0, 0] * square - cov[0, 1] * mean) / np.linalg.det(cov)
+    width = np.clip(np.median(by_mesh[good]), *_WIDTH_STEPS)
+    variance = 1 / (1 - 2 * width)
+    step = (mean - cov[0, 1] * width) / cov[0, 0] * variance
+    return np.clip(step, -_MAX_STEP, _MAX_STEP), np.sqrt(variance)
 
 
 def _edges(n, mesh_pix):
