@@ -138,7 +138,7 @@ def test_killed_at_random_moments(tmp_path, small_night, finished_night, capsys,
 
 @pytest.mark.parametrize(
     ("pipeline", "unit", "n_renames"),
-    [("ingest", "013869_000000_bi", 7), ("superbias", "bi_c06_q3", 4), ("calibrate", "655_zr_c06_o_q2", 6)],
+    [("ingest", "013869_000000_bi", 7), ("superbias", "bi_c06_q3", 4), ("calibrate", "655_zr_c06_o_q2", 8)],
 )
 def test_killed_at_every_step_of_a_commit(tmp_path, small_night, finished_night, pipeline, unit, n_renames):
     """A unit renames its products and then its record (ingest, before, its copy of the manifest): death before each."""

@@ -12,7 +12,15 @@ from astropy.io import fits
 from tests.helpers import launch, night
 from zsds_hpc.production import cli
 
-SUFFIXES = ("sciimg.fits", "mskimg.fits", "sexcat.fits", "log.txt", "preview.jpg")
+SUFFIXES = (
+    "sciimg.fits",
+    "sciimg.psf",
+    "mskimg.fits",
+    "sexcat.fits",
+    "psfcat.fits",
+    "log.txt",
+    "preview.jpg",
+)
 MANIFEST = f"ztf_{night.NIGHT}_manifest.txt"
 
 
