@@ -171,20 +171,25 @@ def _apart(places, fitter, params):
     """Peaks that are not too near to a star, nor residuals of an extended source.
 
     Extended is a star of the first pass about which more peaks and stars of later passes lie than chance explains,
-    given the density of stars (Poisson).
+    given the density of stars around (Poisson).
     """
     known, fwhm_pix = fitter.stars, fitter.scene.psf.fwhm_pix
-    near = cKDTree(known.value[:, :2]).query(places)[0]
-    first = known[known.pass_ <= 1]
-    later = known[known.pass_ > 1]
     reach = params.extended_fwhm * fwhm_pix
-    tree = cKDTree(first.value[:, :2]) if len(first) else cKDTree(known.value[:, :2])
-    star, added = (tree.query(p, distance_upper_bound=reach)[1] for p in (places, later.value[:, :2]))
-    about = np.bincount(star, minlength=tree.n + 1) + np.bincount(added, minlength=tree.n + 1)
-    about[tree.n] = 0
-    expected = np.pi * reach**2 * len(known) / np.isfinite(fitter.scene.variance[::8, ::8]).sum() / 64
-    chance = pdtrc(about - 1.0, expected)  # of so many or more
-    return (near > params.min_distance_fwhm * fwhm_pix) & ((about < 2) | (chance > params.extended_chance))[star]
+    every, first = cKDTree(known.value[:, :2]), known.value[known.pass_ <= 1, :2]
+    tree, later = cKDTree(first), known.value[known.pass_ > 1, :2]
+    star, added = (tree.query(p, distance_upper_bound=reach)[1] for p in (places, later))
+    about = np.bincount(star, minlength=len(first) + 1) + np.bincount(added, minlength=len(first) + 1)
+    about[len(first)] = 0
+    rows = np.flatnonzero(about > 1)
+    extended = np.zeros(about.size, bool)
+    extended[rows] = pdtrc(about[rows] - 1.0, _expected(every, first[rows], reach)) < params.extended_chance
+    return (every.query(places)[0] > params.min_distance_fwhm * fwhm_pix) & ~extended[star]
+
+
+def _expected(tree, places, reach):
+    """Stars expected within `reach` of places from those in a ring around, five times as wide."""
+    inner, outer = (tree.query_ball_point(places, r, return_length=True) for r in (reach, 5 * reach))
+    return (outer - inner + 1) / 24.0
 
 
 def subtract_background(fitter: Fitter, params: PsfPhotParams) -> None:
