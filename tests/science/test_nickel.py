@@ -26,9 +26,7 @@ MEASURE = [
     "measure.aperture_diameters_pix=[10, 14, 20, 26, 32, 40]", "growth.base_diameter_pix=20",
     "detect.isophote_sigma=10",
 ]  # fmt: skip
-#: `sharp` is in px^2: with a FWHM three times that of the survey its scatter is ten times as large.
 STANDARDS = [
-    "calibrators.point.default_floor=0.3",
     "zeropoint.min_matches=3", "zeropoint.bright_mag=10", "zeropoint.blue_color=-0.5",
     "zeropoint.fit_flux_offset=false", "zeropoint.max_error_mag=0.02",
 ]  # fmt: skip

@@ -127,7 +127,7 @@ def calibrate_photometry(
         Too few standards are among the stars.
     """
     place = np.stack([normalized.fits["x"], normalized.fits["y"]], axis=1)
-    good = calibrator_stars(normalized.fits, box_flags(mask, place), choice)
+    good = calibrator_stars(normalized.fits, box_flags(mask, place), _at_width(choice, normalized.psf.fwhm_pix))
     stars, place = normalized.fits[good], place[good]
     i, j = mutual_nearest(place, np.stack([standards["x"], standards["y"]], axis=1), radius_pix)[:2]
     stars, place, standards = stars[i], place[i], standards[j]
@@ -147,6 +147,14 @@ def calibrate_photometry(
     metrics["magzp_unc"] = float(np.hypot(fit.zero.magzp_unc, normalized.metrics["psf_normalization_unc"]))
     metrics["zeropoint_map_mag"], metrics["zeropoint_map_unc"] = listed(cells.mean_mag), listed(cells.unc_mag)
     return metrics
+
+
+def _at_width(choice, fwhm_pix):
+    """The choice with the default locus of sharp, which is stated for a FWHM of 2 px, as wide as this PSF's."""
+    wider = (fwhm_pix / 2.0) ** 2
+    point = choice.point
+    changed = {"default_floor": point.default_floor * wider, "default_slope": point.default_slope * wider}
+    return choice.model_copy(update={"point": point.model_copy(update=changed)})
 
 
 def listed(cells: np.ndarray) -> list[list[float | None]]:

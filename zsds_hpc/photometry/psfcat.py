@@ -100,8 +100,8 @@ class PointSourceParams(Params):
     chi_factor: float = param(1.7, "Stars' chi is at most this many times that of stars as bright.", "", 1.1, 10.0)
     bright_snr: float = param(50.0, "Stars outnumber galaxies above this.", "", 10.0, 1e4)
     min_stars: int = param(20, "With fewer sources to learn from the locus is the default one.", "", 5, 10_000)
-    default_floor: float = param(0.03, "Width of the locus of sharp for bright stars, by default.", "", 1e-4, 1.0)
-    default_slope: float = param(2.0, "Width of the locus of sharp times S/N for faint stars.", "", 0.1, 50.0)
+    default_floor: float = param(0.03, "Default width of the locus of sharp of bright stars, FWHM 2 px.", "", 1e-4, 1.0)
+    default_slope: float = param(2.0, "Default width of the locus of sharp times S/N, FWHM 2 px.", "", 0.1, 50.0)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class PsfPhotometry:
     Attributes
     ----------
     table : ndarray, shape (n,), `PSF_FIT_DTYPE`
-        Stars by row of the image, then column.
+        Stars in the order of their windows, about by row.
     psf : PsfModel
         The one that the fits were made with.
     build : PsfBuild or None
