@@ -8,7 +8,6 @@ and asteroids are independent of both. Background, depth and apertures of the im
 """
 
 import csv
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +16,8 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from scipy import ndimage
 
+from tests.helpers import ztf_image
+from tests.helpers.ztf_image import ASTEROIDS, DATA, MARKS
 from zsds_hpc.astrometry.channel import calibrate_astrometry
 from zsds_hpc.astrometry.geometry import initial_wcs
 from zsds_hpc.astrometry.match import Detections, Reference
@@ -30,25 +31,15 @@ from zsds_hpc.photometry.zeropoint import limiting_magnitude
 from zsds_hpc.pipelines.ingest import geometry_of
 from zsds_hpc.settings.camera import load_camera
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-IMAGE = DATA / "ztf_full" / "ztf_20200924431759_000655_zr_c13_o_q3_sciimg.fits.gz"
-ASTEROIDS = DATA / "ztf_full" / "known_asteroids_in_footprint_20200924.csv"
 TYCHO = DATA / "catalogs_reference" / "tycho2" / "tycho2_ztf655c13q3.fits"
 RCID = 50
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.skipif(not IMAGE.is_file(), reason="needs ../shared/data/ztf_full"),
-    pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyWarning"),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
 def ztf():
     """Image, mask without the source bits, header, background and our sources (0-based)."""
-    pix = np.ascontiguousarray(fits.getdata(IMAGE), np.float32)
-    mask = fits.getdata(str(IMAGE).replace("sciimg", "mskimg")).astype(np.int16)
-    header = fits.getheader(IMAGE)
-    clean = (mask & ~maskbits.SOURCES).astype(np.int16)
+    pix, mask, clean, header = ztf_image.read()
     sky = estimate_background(pix, clean, BackgroundParams())
     sub = pix - sky.level
     found = detect_sources(sub, sky.rms, clean, DetectParams(fwhm_pix=1.3))

@@ -4,39 +4,28 @@ The seeing is 1.3 px there: the point-spread function is undersampled, which no 
 """
 
 import csv
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from astropy.io import fits
 from astropy.wcs import WCS
 
 from benchmarks import loci
-from tests.helpers import psf_chain
+from tests.helpers import psf_chain, ztf_image
 from tests.helpers.psf_chain import nearest
-from zsds_hpc.core import maskbits
+from tests.helpers.ztf_image import ASTEROIDS, DATA, MARKS
 from zsds_hpc.photometry.channel import normalize
 from zsds_hpc.photometry.growth import ApertureCorrectionParams, aperture_corrections, isolated_stars
 
-DATA = Path(__file__).parents[3] / "shared" / "data"
-IMAGE = DATA / "ztf_full" / "ztf_20200924431759_000655_zr_c13_o_q3_sciimg.fits.gz"
-ASTEROIDS = DATA / "ztf_full" / "known_asteroids_in_footprint_20200924.csv"
 REFERENCE = DATA / "ztf_catalogs_lightcurves" / "ztf_000202_zg_c10_q1_refpsfcat.fits"
 DIAMETERS = (2.0, 3.0, 4.0, 6.0, 10.0, 14.0)
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.skipif(not IMAGE.is_file(), reason="needs ../shared/data/ztf_full"),
-    pytest.mark.filterwarnings("ignore::astropy.utils.exceptions.AstropyWarning"),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
 def ztf():
     """Image re-measured from its pixels and its mask without the source bits; fits scaled to total flux."""
-    pix = np.ascontiguousarray(fits.getdata(IMAGE), np.float32)
-    mask = fits.getdata(str(IMAGE).replace("sciimg", "mskimg")).astype(np.int16)
-    clean, header = (mask & ~maskbits.SOURCES).astype(np.int16), fits.getheader(IMAGE)
+    pix, _, clean, header = ztf_image.read()
     result = psf_chain.measured(pix, clean, header["GAIN"], header["SATURATE"])
     growth = aperture_corrections(
         result.sub, clean, result.sources, result.catalogue, DIAMETERS, ApertureCorrectionParams()

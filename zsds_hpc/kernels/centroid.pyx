@@ -5,6 +5,8 @@ from libc.stdint cimport int16_t, int32_t
 
 import numpy as np
 
+from zsds_hpc.kernels.symmetric3 cimport invert3
+
 DEF MAX_PIXELS = 625
 #: Planes of a table: profile, derivatives by x and y, and the change when the source is slightly extended.
 DEF N_PLANES = 4
@@ -103,7 +105,7 @@ cdef void fit_one(
         if i == 0:
             flux = linear_flux(n, model, data, variance)
         normal_equations(n, model, data, variance, flux, settings[0], settings[1], s)
-        if not invert(s, inverse):
+        if not invert3(s, inverse):
             return
         flux = flux + inverse[0] * s[6] + inverse[1] * s[7] + inverse[2] * s[8]
         step_x = inverse[1] * s[6] + inverse[3] * s[7] + inverse[4] * s[8]
@@ -192,19 +194,6 @@ cdef inline void normal_equations(
         s[7] += w * gx * r
         s[8] += w * gy * r
         s[9] += w * r * r
-
-
-cdef inline bint invert(const double* s, double* inverse) noexcept nogil:
-    """Inverse of the symmetric 3 x 3 matrix (00, 01, 02, 11, 12, 22); False when it is singular."""
-    cdef double c0 = s[3] * s[5] - s[4] * s[4], c1 = s[2] * s[4] - s[1] * s[5], c2 = s[1] * s[4] - s[2] * s[3]
-    cdef double det = s[0] * c0 + s[1] * c1 + s[2] * c2
-    if not det > 1e-12 * s[0] * s[3] * s[5]:
-        return False
-    inverse[0], inverse[1], inverse[2] = c0 / det, c1 / det, c2 / det
-    inverse[3] = (s[0] * s[5] - s[2] * s[2]) / det
-    inverse[4] = (s[1] * s[2] - s[0] * s[4]) / det
-    inverse[5] = (s[0] * s[3] - s[1] * s[1]) / det
-    return True
 
 
 cdef inline void spread(

@@ -7,7 +7,7 @@ import numpy as np
 
 from zsds_hpc.astrometry.match import mutual_nearest
 from zsds_hpc.core.errors import AlgorithmFailure
-from zsds_hpc.photometry.aperture import box_flags
+from zsds_hpc.photometry.aperture import box_flags, magnitudes
 from zsds_hpc.photometry.growth import (
     ApertureCorrectionParams,
     ApertureCorrections,
@@ -26,8 +26,6 @@ from zsds_hpc.photometry.zeropoint import (
     residual_map,
 )
 from zsds_hpc.psf.model import PsfModel
-
-_MAG_PER_LN = 2.5 / np.log(10)
 
 #: A photometric standard: place on the image (0-based px), magnitude and colour with their errors, and whether the
 #: band of the magnitude is the colour's first (1), its second (-1) or neither (0).
@@ -136,8 +134,8 @@ def calibrate_photometry(
     sign = int(standards["sign"][0]) if len(standards) else 0
     fit = calibrate_zeropoint(
         Calibrators(
-            -2.5 * np.log10(stars["flux"]), _MAG_PER_LN * stars["sigflux"] / stars["flux"], standards["mag"],
-            standards["err"], standards["color"], standards["color_err"], sign, position,
+            *magnitudes(stars["flux"], stars["sigflux"]), standards["mag"], standards["err"], standards["color"],
+            standards["color_err"], sign, position,
         ),
         params,
     )  # fmt: skip

@@ -1,12 +1,13 @@
 """Photometry on real images, against what others measured on them."""
 
-import pathlib
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from astropy.io import fits
 
+from tests.helpers import ztf_image
+from tests.helpers.ztf_image import DATA
 from zsds_hpc.core import maskbits
 from zsds_hpc.photometry.aperture import MeasureParams, measure, with_profile
 from zsds_hpc.photometry.background import BackgroundParams, estimate_background
@@ -14,8 +15,6 @@ from zsds_hpc.photometry.detect import DetectParams, detect_sources
 from zsds_hpc.photometry.growth import ApertureCorrectionParams, aperture_corrections, point_source_area
 from zsds_hpc.photometry.zeropoint import Calibrators, ZeroPointParams, calibrate_zeropoint, limiting_magnitude
 
-DATA = pathlib.Path(__file__).parents[4] / "shared" / "data"
-ZTF = DATA / "ztf_full" / "ztf_20200924431759_000655_zr_c13_o_q3_sciimg.fits.gz"
 SEXTRACTOR = DATA / "catalogs_reference" / "sep"
 LCOGT = DATA / "catalogs_reference" / "cpt1m012-fa06-20200113-0102-matched-cat.fits"
 DIAMETERS = (2.0, 3.0, 4.0, 6.0, 10.0, 14.0)
@@ -30,14 +29,11 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def ztf():
     """One channel image of the survey, re-measured from its pixels and its mask without the source bits."""
-    pix = np.ascontiguousarray(fits.getdata(ZTF), dtype=np.float32)
-    mask = fits.getdata(str(ZTF).replace("sciimg", "mskimg")).astype(np.int16)
-    clean = np.ascontiguousarray(mask & ~maskbits.SOURCES).astype(np.int16)
+    pix, mask, clean, header = ztf_image.read()
     sky = estimate_background(pix, clean, BackgroundParams())
     sub = pix - sky.level
     found = detect_sources(sub, sky.rms, clean, DetectParams(fwhm_pix=1.3))
     found = with_profile(sub, sky.rms, clean, found, MeasureParams())
-    header = fits.getheader(ZTF)
     catalogue = measure(sub, sky.rms, clean, header["GAIN"], found, MeasureParams())
     growth = aperture_corrections(sub, clean, found, catalogue, DIAMETERS, ApertureCorrectionParams())
     return SimpleNamespace(**{k: v for k, v in locals().items() if k != "pix"})
