@@ -1,0 +1,1 @@
+"""Alert packets: from a candidate and its history to Avro, streams and VOEvent."""

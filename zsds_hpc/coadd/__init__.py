@@ -1,0 +1,1 @@
+"""Reference images: which epochs, resampling onto a fixed footprint, combination."""

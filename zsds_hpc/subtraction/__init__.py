@@ -1,0 +1,1 @@
+"""Image differencing, candidates, vetting and streaks."""
