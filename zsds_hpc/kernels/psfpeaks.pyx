@@ -67,7 +67,7 @@ cdef extern from *:
 
 def find_peaks(
     images, noise, const float[:, :, :, ::1] filters, const unsigned char[:, ::1] wanted, double least_snr,
-    double least_share,
+    double least_share, bint both_signs=False,
 ):
     """Local maxima of the significance of a star at each pixel.
 
@@ -86,11 +86,14 @@ def find_peaks(
     least_snr : float
     least_share : float
         Share of the profile's weight that must lie in usable pixels.
+    both_signs : bool
+        Minima as deep as that as well; their flux and significance are negative.
 
     Returns
     -------
     ndarray, shape (n, 5), float64
-        x, y (parabola through the significance), flux, significance, model in the pixel; by row, then column.
+        x, y (parabola through the significance), flux, significance, model in the pixel; by row, the maxima of a row
+        before its minima.
     """
     cdef const float[:, ::1] data = images[0], model = images[1], variance = images[2]
     cdef int ny = <int>data.shape[0], nx = <int>data.shape[1], side = <int>filters.shape[2], half = side // 2
@@ -138,16 +141,18 @@ def find_peaks(
         significance(&top[k, 0], &bottom[k, 0], nx, &snr[k, 1])
         if y < 1:
             continue
-        if n + nx > size:
-            size = 2 * size + nx
+        if n + 2 * nx > size:
+            size = 2 * size + 2 * nx
             found_array = np.concatenate([found_array[:n], np.empty((size - n, 5))])
             found = found_array
-        n = search_row(y - 1, nx, snr, top, bottom, model, variance, filters, least_snr, least_share, found, n)
+        n = search_row(y - 1, nx, 1, snr, top, bottom, model, variance, filters, least_snr, least_share, found, n)
+        if both_signs:
+            n = search_row(y - 1, nx, -1, snr, top, bottom, model, variance, filters, least_snr, least_share, found, n)
     return found_array[:n]
 
 
 cdef Py_ssize_t search_row(
-    int y, int nx, const float[:, ::1] snr, const float[:, ::1] top, const float[:, ::1] bottom,
+    int y, int nx, float sign, const float[:, ::1] snr, const float[:, ::1] top, const float[:, ::1] bottom,
     const float[:, ::1] model, const float[:, ::1] variance, const float[:, :, :, ::1] filters, double least_snr,
     double least_share, double[:, ::1] found, Py_ssize_t n,
 ) noexcept nogil:
@@ -157,20 +162,21 @@ cdef Py_ssize_t search_row(
     cdef int x
     cdef float s
     for x in range(nx):
-        s = here[x]
+        s = sign * here[x]
         if s < least_snr:
             continue
         if not (
-            s > here[x - 1] and s >= here[x + 1] and s > above[x - 1] and s > above[x] and s > above[x + 1]
-            and s >= below[x - 1] and s >= below[x] and s >= below[x + 1]
+            s > sign * here[x - 1] and s >= sign * here[x + 1] and s > sign * above[x - 1] and s > sign * above[x]
+            and s > sign * above[x + 1] and s >= sign * below[x - 1] and s >= sign * below[x]
+            and s >= sign * below[x + 1]
         ):
             continue
         if usable_share(y, x, variance, filters) < least_share:
             continue
-        found[n, 0] = x + summit(here[x - 1], s, here[x + 1])
-        found[n, 1] = y + summit(above[x], s, below[x])
+        found[n, 0] = x + summit(sign * here[x - 1], s, sign * here[x + 1])
+        found[n, 1] = y + summit(sign * above[x], s, sign * below[x])
         found[n, 2] = top[y % 3, x] / bottom[y % 3, x]
-        found[n, 3], found[n, 4] = s, model[y, x]
+        found[n, 3], found[n, 4] = sign * s, model[y, x]
         n += 1
     return n
 
