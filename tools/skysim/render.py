@@ -153,20 +153,20 @@ def galaxy_mixture(profile: str) -> tuple[Array, Array]:
 
 @lru_cache(maxsize=1)
 def psf_mixture() -> tuple[Array, Array]:
-    """Sigmas (per FWHM) and fractions of Gaussians that stand for the PSF when it blurs a galaxy."""
+    """Sigmas (per FWHM) and fractions of Gaussians that stand for the PSF when it blurs a galaxy; 2e-4 of the peak."""
     from scipy.optimize import nnls
 
-    sigmas = np.array([0.3, 0.42, 0.6, 1.0, 2.0])
-    r = np.linspace(0.02, 5.0, 300)
+    sigmas = np.geomspace(0.25, 4.0, 8)
+    r = np.concatenate([np.linspace(0.01, 2.0, 200), np.linspace(2.0, 12.0, 200)])
     target = np.zeros_like(r)
     for w, beta, alpha in zip(MOFFAT_WEIGHTS, MOFFAT_BETAS, moffat_alphas(np.asarray(1.0)), strict=True):
         target += w * (beta - 1.0) / (np.pi * alpha**2) * (1.0 + (r / alpha) ** 2) ** -beta
     basis = np.exp(-0.5 * (r[:, None] / sigmas) ** 2) / (2.0 * np.pi * sigmas**2)
-    weights, _ = nnls(basis * np.sqrt(r)[:, None], target * np.sqrt(r))
+    weights, _ = nnls(basis / np.sqrt(target)[:, None], np.sqrt(target))
     return sigmas, weights / weights.sum()
 
 
-def galaxy_components(galaxy: NDArray, fwhm_pix: float, pixel_scale_arcsec: float) -> Array:
+def galaxy_components(galaxy: NDArray, psf: Psf, pixel_scale_arcsec: float) -> Array:
     """Gaussian components of one blurred galaxy: rows (fraction, C_xx, C_xy, C_yy) in px^2, strongest kept."""
     r_half = float(galaxy["r_half_arcsec"]) / pixel_scale_arcsec
     bulge, q = float(galaxy["bulge"]), float(galaxy["axis_ratio"])
@@ -179,39 +179,58 @@ def galaxy_components(galaxy: NDArray, fwhm_pix: float, pixel_scale_arcsec: floa
     fraction = (own[:, 0][:, None] * psf_weight).ravel()
     major = np.repeat(own[:, 1], psf_sigma.size) / q
     minor = np.repeat(own[:, 1], psf_sigma.size) * q
-    blur = np.tile((psf_sigma * fwhm_pix) ** 2, own.shape[0]) + 1.0 / 12.0
+    fwhm, e1, e2 = psf.shape(galaxy["x"], galaxy["y"])
+    a, b, c = ellipse(e1, e2)  # of unit determinant, so that its inverse is [[c, -b], [-b, a]]
+    blur = np.tile((psf_sigma * fwhm) ** 2, own.shape[0])
     # Position angle from North through East; x grows to the West, y to the South.
     angle = np.radians(float(galaxy["pa_deg"]))
     sx, sy = -np.sin(angle), -np.cos(angle)
-    c_xx = major * sx * sx + minor * sy * sy + blur
-    c_yy = major * sy * sy + minor * sx * sx + blur
-    c_xy = (major - minor) * sx * sy
-    rows = np.column_stack([fraction, c_xx, c_xy, c_yy])[fraction > 2e-3]
+    c_xx = major * sx * sx + minor * sy * sy + c * blur
+    c_yy = major * sy * sy + minor * sx * sx + a * blur
+    c_xy = (major - minor) * sx * sy - b * blur
+    rows = np.column_stack([fraction, c_xx, c_xy, c_yy])[fraction > 1e-3]
     rows[:, 0] /= rows[:, 0].sum()
     return rows
 
 
-def add_galaxies(image: Image, galaxies: NDArray, fwhm_pix: float, pixel_scale_arcsec: float) -> None:
-    """Add galaxies as mixtures of Gaussians already convolved with the PSF's mixture and the pixel.
+def _galaxy_stamp(rows: Array, offset_x: float, offset_y: float, radius: int, nodes: tuple) -> Image:
+    """Sum of the components on a stamp, unit flux, by Gauss-Legendre quadrature over each pixel."""
+    determinant = rows[:, 1] * rows[:, 3] - rows[:, 2] ** 2
+    a, b, c = (
+        (-0.5 * value / determinant).astype(np.float32)[:, None, None]
+        for value in (rows[:, 3], -2.0 * rows[:, 2], rows[:, 1])
+    )
+    height = (rows[:, 0] / (2.0 * np.pi * np.sqrt(determinant))).astype(np.float32)
+    grid = np.arange(-radius, radius + 1)
+    total = np.zeros((grid.size, grid.size), np.float32)
+    for node_y, weight_y in nodes:
+        dy = (grid + (offset_y + node_y)).astype(np.float32)[None, :, None]
+        for node_x, weight_x in nodes:
+            dx = (grid + (offset_x + node_x)).astype(np.float32)[None, None, :]
+            exponent = a * (dx * dx) + b * (dx * dy) + c * (dy * dy)
+            total += np.float32(weight_x * weight_y) * np.tensordot(height, np.exp(exponent), axes=1)
+    return total
+
+
+def add_galaxies(image: Image, galaxies: NDArray, psf: Psf, pixel_scale_arcsec: float) -> None:
+    """Add galaxies as mixtures of Gaussians already convolved with the PSF of their place, integrated over pixels.
 
     ``galaxies`` has columns x, y, flux_dn, r_half_arcsec, axis_ratio, pa_deg and bulge.
     """
     x, y, flux = (galaxies[name] for name in ("x", "y", "flux_dn"))
+    wings = np.array(RADII_PIX)[stamp_radius(flux, psf.fwhm_pix)]
     for k in range(x.size):
-        rows = galaxy_components(galaxies[k], fwhm_pix, pixel_scale_arcsec)
-        # Wider for brighter galaxies, six half-light radii plus the PSF at most.
+        rows = galaxy_components(galaxies[k], psf, pixel_scale_arcsec)
+        # Wider for brighter galaxies: six half-light radii at most, or what a star as bright needs.
         r_half = float(galaxies["r_half_arcsec"][k]) / pixel_scale_arcsec
-        radius = int(np.clip(3.0 * fwhm_pix + 1.5 * r_half * np.log10(10.0 + flux[k]), 8, 6.0 * r_half + 12))
+        reach = np.clip(3.0 * psf.fwhm_pix + 1.5 * r_half * np.log10(10.0 + flux[k]), 8, 6.0 * r_half + 12)
+        radius = max(int(reach), min(int(wings[k]), 60))
         cx, cy = round(float(x[k])), round(float(y[k]))
-        grid = np.arange(-radius, radius + 1)
-        dx = (grid + (cx - x[k])).astype(np.float32)[None, None, :]
-        dy = (grid + (cy - y[k])).astype(np.float32)[None, :, None]
-        determinant = rows[:, 1] * rows[:, 3] - rows[:, 2] ** 2
-        a, b, c = (
-            (-0.5 * value / determinant).astype(np.float32)[:, None, None]
-            for value in (rows[:, 3], -2.0 * rows[:, 2], rows[:, 1])
-        )
-        height = (flux[k] * rows[:, 0] / (2.0 * np.pi * np.sqrt(determinant))).astype(np.float32)
-        exponent = a * (dx * dx) + b * (dx * dy) + c * (dy * dy)
-        stamp = np.tensordot(height, np.exp(exponent), axes=1)
+        offset = cx - float(x[k]), cy - float(y[k])
+        stamp = _galaxy_stamp(rows, *offset, radius, _FAR_NODES)
+        for inner, nodes in ((SMOOTH_RADIUS_PIX, _WING_NODES), (CORE_RADIUS_PIX, _CORE_NODES)):
+            half = min(inner, radius)
+            middle = slice(radius - half, radius + half + 1)
+            stamp[middle, middle] = _galaxy_stamp(rows, *offset, half, nodes)
+        stamp *= np.float32(flux[k])
         paste(image, stamp[None], np.array([cx]), np.array([cy]))

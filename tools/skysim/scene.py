@@ -291,7 +291,7 @@ def make_scene(simulation: Simulation, view: View) -> Scene:
     moving = _mover_table(simulation, view)
     for table in (stars, transients):
         render.add_stars(image, table["x"], table["y"], table["flux_dn"], view.psf)
-    render.add_galaxies(image, galaxies, e.seeing_pix, camera.pixel_scale_arcsec)
+    render.add_galaxies(image, galaxies, view.psf, camera.pixel_scale_arcsec)
     _add_movers(image, view, moving)
     crossing = tracks.add_tracks(image, simulation, view.exposure, view.channel, camera, view.pointing)
     _add_reflections(image, view, stars)

@@ -10,6 +10,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from tools.skysim.probes import draw_probes
 from tools.skysim.variables import (
     AGN,
     CEPHEID,
@@ -17,6 +18,7 @@ from tools.skysim.variables import (
     ECLIPSING,
     FLARE,
     LPV,
+    ON_SKY,
     RR_LYRAE,
     draw_light_curves,
     draw_transients,
@@ -49,7 +51,8 @@ class SkyModel:
 
     seed: of the whole simulation. fields: rows (ra_deg, dec_deg, stars_per_channel), the nearest one rules.
     galaxies_per_channel, transients_per_channel: expected numbers. variable_fraction: of the stars.
-    transients_mjd: first and last date of explosion.
+    transients_mjd: first and last date of explosion. probes_per_channel: expected number of probes; they shine from
+    probes_from_mjd on, with r magnitudes uniform in probes_mag.
     """
 
     seed: int
@@ -58,6 +61,9 @@ class SkyModel:
     transients_per_channel: float
     variable_fraction: float
     transients_mjd: tuple[float, float]
+    probes_per_channel: float = 0.0
+    probes_from_mjd: float = 0.0
+    probes_mag: tuple[float, float] = (15.5, 21.5)
 
 
 @dataclass(frozen=True)
@@ -202,6 +208,17 @@ def _draw_galaxies(rng: np.random.Generator, model: SkyModel, band: int, cell: i
     return galaxies
 
 
+def _draw_probes(model: SkyModel, band: int, cell: int, stars: NDArray, galaxies: NDArray) -> NDArray:
+    """Probes of a tile, from random numbers of their own: nothing else changes with them."""
+    rng = np.random.default_rng([model.seed, 12, band, cell])
+    n = int(rng.poisson(model.probes_per_channel / CHANNEL_DEG2 * _tile_area(band)))
+    table = draw_probes(rng, n, stars, galaxies, model.probes_from_mjd, model.probes_mag)
+    blank = table["kind"] == ON_SKY
+    ra, dec = _positions(rng, n, band, cell)
+    table["ra"][blank], table["dec"][blank] = ra[blank], dec[blank]
+    return table
+
+
 @lru_cache(maxsize=256)
 def make_tile(model: SkyModel, band: int, cell: int) -> Tile:
     """Everything in one tile; ids are tile number * 10^7 + (0, 5e6 for galaxies, 8e6 for transients) + index."""
@@ -213,6 +230,9 @@ def make_tile(model: SkyModel, band: int, cell: int) -> Tile:
     hostless = transients["host_index"] < 0
     ra, dec = _positions(rng, n_transients, band, cell)
     transients["ra"][hostless], transients["dec"][hostless] = ra[hostless], dec[hostless]
+    if model.probes_per_channel > 0.0:
+        transients = np.concatenate([transients, _draw_probes(model, band, cell, stars, galaxies)])
+        hostless = transients["host_index"] < 0
     base = (band * 1000 + cell) * 10_000_000
     for table, offset in ((stars, 0), (galaxies, 5_000_000), (transients, 8_000_000)):
         table["id"] = base + offset + np.arange(table.size)

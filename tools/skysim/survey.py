@@ -93,7 +93,8 @@ class Physics:
     """Rates and switches that a simulation may set (``physics:`` in its file).
 
     cosmic_per_channel: mean number of hits in 40 s. tracks_per_exposure: satellites and aircraft that cross the
-    CCD. streakers_per_ccd: fast near-Earth objects. n_orbits: asteroids of the whole sky.
+    CCD. streakers_per_ccd: fast near-Earth objects. n_orbits: asteroids of the whole sky. probes_per_channel: injected
+    sources of constant flux, on from the night probes_from (YYYYMMDD) on; probes_mag: their range of r.
     """
 
     galaxies_per_channel: float = 800.0
@@ -104,6 +105,9 @@ class Physics:
     streakers_per_ccd: float = 0.5
     n_orbits: int = 400_000
     max_asteroid_mag: float = 21.5
+    probes_per_channel: float = 0.0
+    probes_from: str = ""
+    probes_mag: tuple[float, float] = (15.5, 21.5)
 
 
 @dataclass(frozen=True)
@@ -169,7 +173,7 @@ def _science(base: dict[str, Any], entry: dict[str, Any], camera: Camera, block:
     airmass = conditions["airmass"]
     drawn_cloud = float(rng.exponential(0.15)) if rng.random() < 0.15 else 0.0
     cloud = block.get("cloud_mag", drawn_cloud)
-    seeing = block.get("seeing_pix", float(np.clip(rng.normal(1.95, 0.25), 1.6, 2.7)) * airmass**0.6)
+    seeing = block.get("seeing_pix", min(float(np.clip(rng.normal(1.95, 0.25), 1.6, 2.7)) * airmass**0.6, 3.0))
     zero_point = top - extinction * airmass - cloud + rng.normal(0.0, 0.01)
     sky = _sky_level(block["filter"], top, extinction, conditions) * (1.0 + 0.5 * cloud)
     to_east, to_north = rng.normal(0.0, 0.008 + 0.03 * min(cloud, 0.5), 2)
@@ -177,7 +181,7 @@ def _science(base: dict[str, Any], entry: dict[str, Any], camera: Camera, block:
     return Exposure(
         **base, kind="object", filtercode=block["filter"], field=block["field"], ra_deg=entry["ra_deg"],
         dec_deg=entry["dec_deg"], program_id=block.get("program_id", 1), airmass=airmass,
-        seeing_pix=min(float(seeing), 3.0), cloud_mag=float(cloud), zero_point=float(zero_point),
+        seeing_pix=float(seeing), cloud_mag=float(cloud), zero_point=float(zero_point),
         color_coefficient=float(color + rng.normal(0.0, 0.004)), sky_dn=float(sky),
         sky_gradient=(float(to_east), float(to_north)),
         cloud_gradient=(float(thicker[0]), float(thicker[1])),
@@ -218,7 +222,7 @@ def load_simulation(path: Path | str, camera: Camera | None = None) -> Simulatio
     exposures: list[Exposure] = []
     for night in raw["nights"]:
         exposures += _night_exposures(raw, night, camera)
-    physics = Physics(**raw.get("physics", {}))
+    physics = Physics(**{k: tuple(v) if isinstance(v, list) else v for k, v in raw.get("physics", {}).items()})
     mjd = [e.mjd for e in exposures]
     rows = tuple(
         (f["ra_deg"], f["dec_deg"], f.get("stars_per_channel") or default_stars_per_channel(f["ra_deg"], f["dec_deg"]))
@@ -227,6 +231,8 @@ def load_simulation(path: Path | str, camera: Camera | None = None) -> Simulatio
     sky = SkyModel(
         raw["seed"], rows, physics.galaxies_per_channel, physics.transients_per_channel, physics.variable_fraction,
         (np.floor(min(mjd)) - 40.0, np.floor(max(mjd)) + 5.0),
+        physics.probes_per_channel, _start_mjd(physics.probes_from, "00:00:00") if physics.probes_from else 0.0,
+        physics.probes_mag,
     )  # fmt: skip
     return Simulation(
         raw["seed"], raw["camera"], tuple(raw["ccdids"]), sky, physics, tuple(exposures),

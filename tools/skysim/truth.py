@@ -7,7 +7,8 @@ Layout (pixels 0-based, sky in degrees ICRS, fluxes in DN, times UTC)::
     /exposures/<name>/<rcid>/       attributes: zero_point color_coefficient zero_point_channel sky_dn psf_fwhm_pix ...
         stars                       id ra dec x y mag color flux_dn smooth_response g r i pmra pmdec kind peak_dn
                                     saturated; kind as in variables.KIND_NAMES
-        galaxies transients movers  positions, magnitudes and fluxes; movers also x,y at opening and closing
+        galaxies transients movers  positions, magnitudes and fluxes; movers also x,y at opening and closing;
+                                    kind of transients as in variables.TRANSIENT_NAMES (probes among them)
         tracks                      end points in the channel, kind (0 satellite, 1 aircraft), width, peak, dashes
         cosmic_rays                 flat index (y*n_x + x), electrons, clump number
         saturated_pixels            flat indices that reached the full well (bleeding included)

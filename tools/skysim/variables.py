@@ -7,8 +7,12 @@ Array = NDArray[np.float64]
 
 CONSTANT, RR_LYRAE, CEPHEID, LPV, ECLIPSING, FLARE, AGN = range(7)
 KIND_NAMES = ("constant", "RR Lyrae", "Cepheid", "long-period", "eclipsing", "flare", "quasar")
-SN_IA, SN_II, CV = range(3)
-TRANSIENT_NAMES = ("supernova Ia", "supernova II", "dwarf nova")
+SN_IA, SN_II, CV, ON_SKY, ON_GALAXY, ON_STAR = range(6)
+#: Probes are injected sources of constant flux (see `probes`).
+PROBE_KINDS = (ON_SKY, ON_GALAXY, ON_STAR)
+TRANSIENT_NAMES = (
+    "supernova Ia", "supernova II", "dwarf nova", "probe on sky", "probe on galaxy", "probe on star"
+)  # fmt: skip
 
 TRANSIENT_DTYPE = np.dtype(
     [("id", "i8"), ("ra", "f8"), ("dec", "f8"), ("kind", "i2"), ("host_index", "i8"), ("host_id", "i8"),
@@ -107,13 +111,15 @@ def draw_transients(rng: np.random.Generator, n: int, galaxies: NDArray, mjd_ran
 
 
 def transient_magnitude(table: NDArray, mjd: float, band: str) -> Array:
-    """Magnitude of each transient at a date (99 before it is seen at all)."""
+    """Magnitude of each transient at a date (99 before it is seen at all); probes are constant from their date on."""
     t = mjd - table["t_peak_mjd"]
-    kind = table["kind"]
+    is_probe = np.isin(table["kind"], PROBE_KINDS)
+    kind = np.where(is_probe, CV, table["kind"])
     rising = 1.0857 * (t / (0.5 * RISE_D[kind])) ** 2 * 0.35
     late = np.maximum(t - PLATEAU_D[kind], 0.0) * DECLINE_MAG_D[kind]
     change = np.where(t < 0.0, rising, late)
-    color = np.clip(t, 0.0, 30.0) / 30.0 * np.where(kind == SN_IA, 0.9, 0.4)
+    change = np.where(is_probe, np.where(t < 0.0, 99.0, 0.0), change)
+    color = np.clip(t, 0.0, 30.0) / 30.0 * np.where(kind == SN_IA, 0.9, np.where(is_probe, 0.0, 0.4))
     offset = {"g": table["g_r"] + color, "r": 0.0 * color, "i": -table["r_i"] - 0.3 * color}[band]
     magnitude = table["peak_r"] + change + offset
     return np.where(magnitude < 26.0, magnitude, 99.0)

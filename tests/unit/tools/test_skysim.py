@@ -188,10 +188,41 @@ def test_galaxy_keeps_its_flux_and_its_axis():
     entry["x"], entry["y"], entry["flux_dn"] = 80.0, 80.0, 1e5
     entry["r_half_arcsec"], entry["axis_ratio"], entry["pa_deg"], entry["bulge"] = 4.0, 0.4, 0.0, 0.0
     image = np.zeros((161, 161), np.float32)
-    render.add_galaxies(image, entry, 2.0, 1.012)
+    render.add_galaxies(image, entry, round_psf(), 1.012)
     assert image.sum() == pytest.approx(1e5, rel=0.01)
     y, x = np.mgrid[:161, :161] - 80.0
     assert (image * y**2).sum() > 2.0 * (image * x**2).sum()  # position angle 0: along North, that is y
+
+
+def test_galaxy_without_size_is_a_star():
+    psf = optics.Psf(1.7, (0.02, 0, 0), (0.04, 0, 0, 0), (-0.03, 0, 0, 0), 50.0, 50.0)
+    entry = np.zeros(1, scene.GALAXY_TRUTH)
+    entry["x"], entry["y"], entry["flux_dn"], entry["r_half_arcsec"], entry["axis_ratio"] = 60.3, 59.6, 1e5, 1e-3, 1.0
+    galaxy, star = np.zeros((2, 121, 121), np.float32)
+    render.add_galaxies(galaxy, entry, psf, 1.012)
+    render.add_stars(star, entry["x"], entry["y"], entry["flux_dn"], psf)
+    assert np.abs(galaxy - star).max() < 0.004 * star.max()
+    assert galaxy.sum() == pytest.approx(star.sum(), rel=2e-3)
+
+
+def test_probes_shine_from_their_night_on_and_change_nothing_else():
+    plain = sky.SkyModel(3, ((55.0, 33.0, 3000.0),), 300.0, 3.0, 0.02, (59000.0, 59100.0))
+    tested = dataclasses.replace(plain, probes_per_channel=400.0, probes_from_mjd=59050.0)
+    band, cell = sky.tiles_around(55.0, 33.0, 0.1)[0]
+    without, tile = sky.make_tile(plain, band, cell), sky.make_tile(tested, band, cell)
+    np.testing.assert_array_equal(tile.stars, without.stars)
+    np.testing.assert_array_equal(tile.transients[: without.transients.size], without.transients)
+    probes = tile.transients[without.transients.size :]
+    assert set(np.unique(probes["kind"])) == set(variables.PROBE_KINDS)
+    assert 0.4 < (probes["kind"] == variables.ON_GALAXY).mean() < 0.6
+    before, after = (variables.transient_magnitude(probes, mjd, "r") for mjd in (59049.9, 59050.4))
+    assert (before == 99.0).all()
+    np.testing.assert_array_equal(after, probes["peak_r"])
+    assert after.min() > 15.5 and after.max() < 21.5
+    host = tile.galaxies[np.searchsorted(tile.galaxies["id"], probes["host_id"][probes["kind"] == variables.ON_GALAXY])]
+    offset = np.hypot(host["ra"] - probes["ra"][probes["kind"] == variables.ON_GALAXY],
+                      host["dec"] - probes["dec"][probes["kind"] == variables.ON_GALAXY]) * 3600  # fmt: skip
+    assert np.all(offset < 2.0 * host["r_half_arcsec"])
 
 
 def test_noise_has_poisson_mean_variance_and_skew():
