@@ -58,7 +58,7 @@ def record(pipeline: str, night: str, unit_id: str) -> str:
 
 def places(pipeline: str, night: str) -> list[str]:
     """Directories in which a pipeline's run of a night writes."""
-    return [f"{top}/{_date_dirs(night)}" for top in ("raw", "cal", "sci")] + [f"records/{pipeline}/{night}"]
+    return [f"{top}/{_date_dirs(night)}" for top in ("raw", "cal", "sci", "alerts")] + [f"records/{pipeline}/{night}"]
 
 
 def manifest(night: str) -> str:
@@ -74,3 +74,21 @@ def database() -> str:
 def logs(job: str) -> str:
     """Directory of a job's per-rank logs; the merged log has the same name with ``.log``."""
     return f"logs/{job}"
+
+
+_PROGRAMS = {0: "engineering", 1: "public", 2: "partnership", 3: "caltech"}
+
+
+def alerts(name: RawName, qid: int, programid: int) -> str:
+    """Alert packets of a readout-channel image that belong to an observing program."""
+    return f"alerts/{_date_dirs(name.night)}/{name.channel_stem(qid)}_alerts_programid{programid}.avro"
+
+
+def alert_archive(night: str, programid: int) -> str:
+    """All alert packets of a night and program, one file each, in one tar file."""
+    return f"alerts/{_date_dirs(night)}/ztf_{_PROGRAMS[programid]}_{night}.tar.gz"
+
+
+def alert_journal(night: str, programid: int) -> str:
+    """Which alert packets of a night and program a broker has taken."""
+    return f"alerts/{_date_dirs(night)}/ztf_{night}_programid{programid}_delivered.txt"
