@@ -1,6 +1,6 @@
 """A toy pipeline whose units do what a JSON file says; also a program for mpiexec:
 
-mpiexec -n 2 python tests/helpers/toy.py ROOT PLAN [ensemble]
+mpiexec -n 2 python tests/helpers/toy.py ROOT PLAN [ensemble | serial]
 """
 
 import json
@@ -95,22 +95,23 @@ def catalogue(engine, camera, records):
     """Nothing to enter."""
 
 
-def pipeline(ensemble: bool = False) -> Pipeline:
+def pipeline(ensemble: bool = False, serial: bool = False) -> Pipeline:
     """Declaration of the toy."""
-    return Pipeline("toy", "a toy", (), (), ToyParams, plan, run_unit, catalogue, ensemble=ensemble)
+    return Pipeline("toy", "a toy", (), (), ToyParams, plan, run_unit, catalogue, ensemble=ensemble, serial=serial)
 
 
-def run(root: Path, planned: Path, ensemble: bool = False, comm=None, **job) -> int:
+def run(root: Path, planned: Path, ensemble: bool = False, comm=None, serial: bool = False, **job) -> int:
     """Run the toy; returns the exit code."""
     camera = load_camera(mininight.write_camera(root.parent / f"mini{rank_of(comm)}.yml"))
     params = job.pop("params", ToyParams())
     job_id = f"toy_{time.time_ns()}" if comm is None else comm.bcast(f"toy_{time.time_ns()}")
-    launch = Job(pipeline(ensemble), Archive(root, camera), params, job_id, comm, **job)
+    launch = Job(pipeline(ensemble, serial), Archive(root, camera), params, job_id, comm, **job)
     return run_pipeline(launch, Request(NIGHT, planned))
 
 
 if __name__ == "__main__":
     communicator = world()
     with abort_on_crash(communicator):
-        code = run(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:] == ["ensemble"], communicator)
+        kind = sys.argv[3:]
+        code = run(Path(sys.argv[1]), Path(sys.argv[2]), kind == ["ensemble"], communicator, kind == ["serial"])
     raise SystemExit(code if rank_of(communicator) == 0 else 0)

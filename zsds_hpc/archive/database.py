@@ -3,7 +3,8 @@
 Only rank 0 of a job writes, in batches. Everything here can be rebuilt from the sealed records.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -140,6 +141,8 @@ def open_database(root: str | Path, url: str | None = None) -> sa.Engine:
     if url is None:
         Path(root).mkdir(parents=True, exist_ok=True)
         url = f"sqlite:///{Path(root).absolute() / paths.database()}"
+    from zsds_hpc.archive import transients  # noqa: F401  (declares its tables, and builds on this module)
+
     try:
         engine = sa.create_engine(url)
         metadata.create_all(engine)
@@ -170,12 +173,29 @@ def _shown(url: str) -> str:
         return repr(url)
 
 
+@contextmanager
+def transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """One transaction: all of it or nothing.
+
+    Raises
+    ------
+    Retryable
+        The database cannot be reached, went away or is locked.
+    """
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except (sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+        reason = " ".join(str(error.orig).split())
+        raise Retryable(f"database {engine.url.render_as_string()}: {reason}") from error
+
+
 def put(engine: sa.Engine, table: sa.Table, rows: Sequence[dict[str, Any]]) -> None:
     """Insert rows, replacing those of equal primary key; one transaction."""
     if not rows:
         return
     keys = list(table.primary_key.columns)
-    with engine.begin() as connection:
+    with transaction(engine) as connection:
         match = sa.and_(*(column == sa.bindparam(f"key_{column.name}") for column in keys))
         connection.execute(sa.delete(table).where(match), [{f"key_{c.name}": r[c.name] for c in keys} for r in rows])
         connection.execute(sa.insert(table), list(rows))
@@ -183,7 +203,7 @@ def put(engine: sa.Engine, table: sa.Table, rows: Sequence[dict[str, Any]]) -> N
 
 def remove(engine: sa.Engine, table: sa.Table, **where: Any) -> None:
     """Delete the rows that match all of the given column values (a list means any of them)."""
-    with engine.begin() as connection:
+    with transaction(engine) as connection:
         connection.execute(sa.delete(table).where(*_conditions(table, where)))
 
 
@@ -195,5 +215,5 @@ def _conditions(table: sa.Table, where: dict[str, Any]) -> list[Any]:
 def get(engine: sa.Engine, table: sa.Table, order_by: Iterable[str] = (), **where: Any) -> list[dict[str, Any]]:
     """Rows that match all of the given column values (a list means any of them)."""
     query = sa.select(table).where(*_conditions(table, where)).order_by(*(table.c[name] for name in order_by))
-    with engine.connect() as connection:
+    with transaction(engine) as connection:
         return [dict(row._mapping) for row in connection.execute(query)]

@@ -107,6 +107,12 @@ class Pipeline:
         A unit is shared by a group of ranks.
     retries_bad_input : bool
         A rerun looks again at units that were UNPROCESSABLE (files may be delivered again).
+    serial : bool
+        Each unit builds on what those before it entered in the database: rank 0 runs them one by one in the order of
+        the plan, and stops at the first that is ABORTED.
+    restore : callable or None
+        ``restore(archive, engine, records) -> None``: enter again what `run_unit` itself enters in the database,
+        where it is missing.
     """
 
     name: str
@@ -119,6 +125,8 @@ class Pipeline:
     catalogue: Callable[..., None]
     ensemble: bool = False
     retries_bad_input: bool = False
+    serial: bool = False
+    restore: Callable[..., None] | None = None
 
 
 @dataclass(frozen=True)

@@ -40,5 +40,7 @@ def rebuild(archive: Archive, pipelines: Sequence[Pipeline], night: str) -> int:
         folder = archive.path(f"records/{pipeline.name}/{night}")
         records = [record for path in sorted(folder.glob("*.json")) if (record := read_record(path))]
         enter_records(engine, archive.camera, pipeline, records)
+        if pipeline.restore is not None:
+            pipeline.restore(archive, engine, records)
         n_records += len(records)
     return n_records

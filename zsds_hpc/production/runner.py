@@ -64,25 +64,36 @@ def run_pipeline(job: Job, request: Request) -> int:
             engine = job.archive.engine()
             places = paths.places(job.pipeline.name, request.night)
             n_removed = sum(remove_leftovers(job.archive.path(place)) for place in places)
-            units = _ordered(job.pipeline.plan(job.archive, engine, job.params, request), request)
+            units = _ordered(job.pipeline, job.pipeline.plan(job.archive, engine, job.params, request), request)
             job.log.info("%s: %d units planned, %d leftovers removed", job.pipeline.name, len(units), n_removed)
     units = mpi.broadcast(job.comm, units)
     tally = _Tally(job, engine, len(units))
-    runner = _run_ensembles if job.pipeline.ensemble else _run_single
+    runner = _run_ensembles if job.pipeline.ensemble else _run_serial if job.pipeline.serial else _run_single
     runner(job, units, tally)
     code = mpi.broadcast(job.comm, tally.finish() if mpi.rank_of(job.comm) == 0 else None)
     _report_steps(job)
     return code
 
 
-def _ordered(units: list[Unit], request: Request) -> list[Unit]:
-    return sorted((u for u in units if request.keeps(u)), key=lambda u: (-u.cost, u.unit_id))
+def _ordered(pipeline: Pipeline, units: list[Unit], request: Request) -> list[Unit]:
+    kept = [unit for unit in units if request.keeps(unit)]
+    return kept if pipeline.serial else sorted(kept, key=lambda u: (-u.cost, u.unit_id))
 
 
 def _run_single(job: Job, units: list[Unit], tally: "_Tally") -> None:
     stop = _StopSignal()
     dispatcher = Dispatcher(job.comm, len(units), tally.add, lambda: stop.set or tally.too_many_unforeseen)
     dispatcher.run(lambda index: run_unit(job, units[index], None))
+    stop.restore()
+
+
+def _run_serial(job: Job, units: list[Unit], tally: "_Tally") -> None:
+    stop = _StopSignal()
+    for index, unit in enumerate(units if mpi.rank_of(job.comm) == 0 else []):
+        result = run_unit(job, unit, None)
+        tally.add(index, result)
+        if stop.set or tally.too_many_unforeseen or result["record"].state == State.ABORTED:
+            break
     stop.restore()
 
 
@@ -231,6 +242,7 @@ class _Tally:
         self._counts: dict[State, int] = {}
         self._batch: list[Record] = []
         self._n_sealed_before = self._n_done = self._n_unforeseen = 0
+        self._is_behind = False
         self._every = max(1, n_units // 10)
 
     @property
@@ -255,7 +267,11 @@ class _Tally:
     def _flush(self) -> None:
         from zsds_hpc.production.bookkeeping import enter_records
 
-        enter_records(self._engine, self._job.archive.camera, self._job.pipeline, self._batch)
+        try:
+            enter_records(self._engine, self._job.archive.camera, self._job.pipeline, self._batch)
+        except Retryable as error:  # the records are sealed: a rerun enters them
+            self._job.log.error("%d records not entered: %s", len(self._batch), error)
+            self._is_behind = True
         self._batch = []
 
     def finish(self) -> int:
@@ -263,7 +279,8 @@ class _Tally:
         self._flush()
         states = ", ".join(f"{count} {state}" for state, count in sorted(self._counts.items())) or "no units"
         self._job.log.info("%s: %s (%d were sealed before)", self._job.pipeline.name, states, self._n_sealed_before)
-        if self._n_done < self._n_units or State.ABORTED in self._counts or self.too_many_unforeseen:
+        incomplete = self._n_done < self._n_units or State.ABORTED in self._counts or self._is_behind
+        if incomplete or self.too_many_unforeseen:
             return EXIT_RETRY
         bad = {State.FAILED, State.UNPROCESSABLE, State.BLOCKED}
         return EXIT_UNITS_FAILED if bad & set(self._counts) else EXIT_CLEAN

@@ -8,6 +8,7 @@ import subprocess
 import time
 
 import pytest
+import sqlalchemy as sa
 
 from tests.helpers import launch, toy
 from tests.helpers.toy import NIGHT, OUT, ToyParams
@@ -43,7 +44,9 @@ class Night:
 
     def run(self, ensemble=False, **units):
         job = {
-            key: units.pop(key) for key in ("params", "max_unforeseen", "retry_failed", "trust_sizes") if key in units
+            key: units.pop(key)
+            for key in ("params", "max_unforeseen", "retry_failed", "trust_sizes", "serial")
+            if key in units
         }
         self.plan.write_text(json.dumps({name: [does, 1.0] for name, does in units.items()}))
         self.trace.unlink(missing_ok=True)
@@ -221,9 +224,47 @@ def test_database_is_rebuilt_from_records(night):
 
 def test_costliest_first(night):
     units = [toy.Unit(f"u{i}", NIGHT, cost) for i, cost in enumerate([1.0, 5.0, 3.0, 5.0])]
-    ordered = runner._ordered(units, toy.Request(NIGHT))
+    ordered = runner._ordered(toy.pipeline(), units, toy.Request(NIGHT))
     assert [u.unit_id for u in ordered] == ["u1", "u3", "u2", "u0"]
-    assert [u.unit_id for u in runner._ordered(units, toy.Request(NIGHT, only=("u2", "u0")))] == ["u2", "u0"]
+    some = toy.Request(NIGHT, only=("u2", "u0"))
+    assert [u.unit_id for u in runner._ordered(toy.pipeline(), units, some)] == ["u2", "u0"]
+    assert [u.unit_id for u in runner._ordered(toy.pipeline(serial=True), units, some)] == ["u0", "u2"]
+
+
+def test_serial_stops_at_the_first_that_is_aborted(night):
+    assert night.run(serial=True, c="done", a="bad", x="retry", b="done") == 75
+    assert night.trace.read_text().split() == ["c"] and sorted(night.rows()) == ["a", "c", "x"]
+    assert night.record("b") is None
+    assert night.run(serial=True, c="done", a="bad", x="done", b="done") == 20
+    assert night.trace.read_text().split() == ["x", "b"]
+
+
+@pytest.mark.mpi
+def test_serial_is_of_rank_0_alone(night):
+    night.plan.write_text(json.dumps({name: ["done", 1.0] for name in "dbca"}))
+    program = ["tests/helpers/toy.py", night.root, night.plan, "serial"]
+    done = launch.launch(3, program, TOY_TRACE=str(night.trace))
+    assert done.returncode == 0, done.stderr
+    assert night.trace.read_text().split() == list("dbca") and {night.record(n).run["rank"] for n in "abcd"} == {0}
+
+
+def test_database_lost_at_the_end_is_worth_retrying(night):
+    lose = sa.event.listens_for(sa.Engine, "before_cursor_execute")
+
+    @lose
+    def fail(connection, cursor, statement, *_):
+        if statement.startswith(("INSERT", "DELETE")) and not is_back:
+            raise sa.exc.OperationalError(statement, {}, Exception("server closed the connection"))
+
+    is_back = False
+    try:
+        assert night.run(a="done", b="done") == 75
+        assert [night.record(name).state for name in "ab"] == [State.DONE] * 2 and night.rows() == {}
+        is_back = True
+        assert night.run(a="done", b="done") == 0
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", fail)
+    assert night.made == [] and sorted(night.rows()) == ["a", "b"]
 
 
 @pytest.mark.parametrize("ensemble", [[], ["ensemble"]])
