@@ -1,0 +1,84 @@
+"""Pictures of a trail: the PSF, turned to its direction, and its integral along it."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+from zsds_hpc.kernels.streaks import trail_planes  # type: ignore[attr-defined]
+from zsds_hpc.psf.model import PsfModel, monomials
+
+_STEP_PIX = 0.25
+_MOST_HALF_PIX = 8
+
+
+class Tables(NamedTuple):
+    """The PSF on a grid turned to the direction of a trail, axes v (across), u (along)."""
+
+    point: np.ndarray  # (n, n) float64
+    integral: np.ndarray  # likewise: over u from minus infinity
+    half_pix: float  # the grid reaches as far
+
+
+def local_tables(psf: PsfModel, place: tuple[float, float], angle: float) -> Tables:
+    """Tables of a point-spread function at a place of the image (0-based px) for a direction (rad)."""
+    half = min(_MOST_HALF_PIX, psf.half_pix)
+    n = int(half / _STEP_PIX) + 3  # beyond what is asked of it, for the interpolation
+    steps = _STEP_PIX * np.arange(-n, n + 1)
+    u, v = steps[None, :], steps[:, None]
+    dx, dy = u * np.cos(angle) - v * np.sin(angle), u * np.sin(angle) + v * np.cos(angle)
+    point = _point_source(psf, place, dx, dy)
+    inside = (np.abs(u) <= half) & (np.abs(v) <= half)
+    point *= inside
+    # Trapezoids, and the first term of Euler and Maclaurin.
+    integral = _STEP_PIX * (np.cumsum(point, axis=1) - 0.5 * point)
+    integral -= _STEP_PIX / 12 * np.gradient(point, axis=1)
+    return Tables(point, integral, float(half))
+
+
+def _point_source(psf, place, dx, dy):
+    """Values of the spline at any offsets."""
+    (field,) = psf.field(np.array([place[0]]), np.array([place[1]]))
+    terms = monomials(field[:1], field[1:], psf.degree)[0]
+    surface = np.tensordot(terms, psf.coefficients, axes=1)
+    middle = (surface.shape[0] - 1) / 2
+    at = np.stack([psf.oversampling * dy + middle, psf.oversampling * dx + middle])
+    return ndimage.map_coordinates(surface, at, order=3, prefilter=False, mode="constant", output=np.float64)
+
+
+def trail_image(tables: Tables, pixels: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Flux per pixel of a trail of unit flux.
+
+    Parameters
+    ----------
+    tables : Tables
+        For its direction, or near it.
+    pixels : ndarray, shape (2, n)
+        x and y of pixels.
+    ends : ndarray, shape (4,)
+        x1, y1, x2, y2; a point source where both ends are the same.
+
+    Returns
+    -------
+    ndarray, shape (n,), float64
+    """
+    x1, y1, x2, y2 = ends
+    length = float(np.hypot(x2 - x1, y2 - y1))
+    places = along_and_across(pixels, ends)
+    if length < _STEP_PIX:
+        return trail_planes(tables.point, tables.integral, _STEP_PIX, places, 0.0, 0.0)[2]
+    return planes(tables, places, -length / 2, length / 2)[0] / length
+
+
+def planes(tables: Tables, places: np.ndarray, start: float, end: float) -> np.ndarray:
+    """A trail of unit flux per px and its derivatives, as `kernels.streaks.trail_planes` has them."""
+    return trail_planes(tables.point, tables.integral, _STEP_PIX, np.ascontiguousarray(places), start, end)
+
+
+def along_and_across(pixels: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Coordinates along and across a segment from its middle; shape (2, n)."""
+    x1, y1, x2, y2 = ends
+    length = float(np.hypot(x2 - x1, y2 - y1))
+    cos, sin = ((x2 - x1) / length, (y2 - y1) / length) if length else (1.0, 0.0)
+    dx, dy = pixels[0] - (x1 + x2) / 2, pixels[1] - (y1 + y2) / 2
+    return np.stack([cos * dx + sin * dy, cos * dy - sin * dx])

@@ -1,0 +1,194 @@
+"""Streaks of fast objects in a difference image: found, fitted, described, classified."""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from zsds_hpc.astrometry.tpv import TPV
+from zsds_hpc.core.errors import BadInput
+from zsds_hpc.photometry.aperture import magnitudes
+from zsds_hpc.subtraction import streak_find as find
+from zsds_hpc.subtraction.images import Difference
+from zsds_hpc.subtraction.streak_features import Surroundings, describe, n_in_line
+from zsds_hpc.subtraction.streak_fit import Pixels, fit_trail, refined
+from zsds_hpc.subtraction.streak_model import StreakModel, kinds
+from zsds_hpc.subtraction.streak_table import STREAK_DTYPE, StreakParams
+
+_ERASE_FWHM = 2.0
+_POINT_ERASE_FWHM = 1.5
+_ERASED_SHARE = 0.7
+_SAME_PIX = 8.0
+_SAMPLE_STRIDE = 1009
+_REFINED_SHARE = 0.7
+
+
+@dataclass(frozen=True)
+class Streaks:
+    """Streaks of one image.
+
+    Attributes
+    ----------
+    table : ndarray, shape (n,), `streak_table.STREAK_DTYPE`
+        By signal to noise, the highest first; false ones are listed with their low score.
+    n_rejected : dict
+        Reason -> places that were looked at and are not listed.
+    min_score : float
+        Of the real ones.
+    """
+
+    table: np.ndarray
+    n_rejected: dict[str, int]
+    min_score: float
+
+    @property
+    def vetted(self) -> np.ndarray:
+        """Rows that the classifier takes for real trails; all of them when it was not asked."""
+        return self.table[~(self.table["score"] < self.min_score)]
+
+
+def find_streaks(
+    difference: Difference, wcs: TPV, params: StreakParams | None = None, model: StreakModel | None = None
+) -> Streaks:
+    """Find the trails of fast objects in the positive difference.
+
+    Lines and elongated peaks of a filtered, binned map are followed up on the pixels, the most significant first;
+    what is accepted is erased from the map.
+
+    Parameters
+    ----------
+    difference : Difference
+    wcs : TPV
+        Of the science image.
+    params : StreakParams, optional
+    model : StreakModel, optional
+        Without one there are no scores.
+
+    Returns
+    -------
+    Streaks
+
+    Raises
+    ------
+    BadInput
+        Image and errors differ in shape.
+    """
+    params = params or StreakParams()
+    if difference.pix.ndim != 2 or difference.pix.shape != difference.sigma.shape:
+        raise BadInput(f"streaks: image {difference.pix.shape} and errors {difference.sigma.shape} differ in shape")
+    search = _Search(difference, params)
+    search.run()
+    rows = np.array(search.rows, STREAK_DTYPE)
+    rows = rows[np.argsort(-rows["snr"], kind="stable")]
+    _attach_inplace(rows, wcs, difference.magzp, params)
+    if model is not None:
+        rows["score"] = model.score(rows)
+    return Streaks(rows, dict(search.rejected), params.min_score)
+
+
+def _attach_inplace(rows, wcs, magzp, params):
+    """Sky positions, magnitudes, kinds."""
+    for end in "12":
+        rows["ra" + end], rows["dec" + end] = wcs.pixel_to_sky(rows["x" + end], rows["y" + end])
+    mag, rows["sigmag"] = magnitudes(rows["flux"], rows["sigflux"])
+    rows["mag"] = mag + magzp
+    rows["n_inline"] = n_in_line(rows)
+    rows["kind"] = kinds(rows, params)
+
+
+class _Search:
+    """The search of one image: its map, from which what is found is erased, and what was found."""
+
+    def __init__(self, difference: Difference, params: StreakParams):
+        self.difference, self.params = difference, params
+        self.pixels = Pixels(difference.pix, difference.sigma)
+        self.psf = difference.psf
+        self.fwhm = difference.psf.fwhm_pix
+        self.rows: list[np.ndarray] = []
+        self.rejected: Counter[str] = Counter()
+        sample = difference.sigma.ravel()[::_SAMPLE_STRIDE]
+        sample = sample[np.isfinite(sample)]
+        median = float(np.median(sample)) if sample.size else 1.0
+        self.around = Surroundings(difference.mask, difference.sources, max(median, 1e-30))
+
+    def run(self) -> None:
+        """Search lines, then peaks."""
+        p = self.params
+        self.map = find.filtered_map(self.pixels.pix, self.pixels.sigma, self.fwhm, p)
+        places = find.peaks(self.map, p.peak_sigma)
+        short, points = find.short_seeds(self.pixels.pix, self.pixels.sigma, places, find.trail_bank(self.psf), p)
+        for x, y in points:
+            find.erase_inplace(self.map, (x, y, x, y), _POINT_ERASE_FWHM * self.fwhm)
+        self.rejected["pointlike"] += len(places) - len(short)
+        self._follow_lines(find.line_seeds(self.map, p))
+        self._follow_peaks(short)
+
+    def _follow_lines(self, seeds):
+        """The brightest line, then what is left of the others, and so on."""
+        before = find.line_sum(self.map, seeds, self.params.clip_sigma)
+        for _ in range(self.params.max_seeds):
+            if not len(seeds):
+                return
+            ends = _ends_of(seeds[0])
+            middle = [(seeds[a + "1"] + seeds[a + "2"]) / 2 for a in "xy"]
+            left = np.hypot(middle[0] - middle[0][0], middle[1] - middle[1][0]) > _SAME_PIX
+            if self._measure(*refined(self.pixels, ends, self.fwhm)):
+                left[:] = True
+                left &= find.line_sum(self.map, seeds, self.params.clip_sigma) > _ERASED_SHARE * before
+                left[0] = False
+            seeds, before = seeds[left], before[left]
+        self.rejected["unseen"] += len(seeds)
+
+    def _follow_peaks(self, seeds):
+        """Short trails, the brightest first, but those that were found as lines."""
+        seeds = seeds[np.argsort(-seeds["snr"], kind="stable")]
+        for seed in seeds[: self.params.max_seeds]:
+            if self._is_known(seed):
+                self.rejected["known"] += 1
+            else:
+                self._measure(_ends_of(seed), float(seed["snr"]))
+        self.rejected["unseen"] += max(len(seeds) - self.params.max_seeds, 0)
+
+    def _is_known(self, seed):
+        x, y = (seed["x1"] + seed["x2"]) / 2, (seed["y1"] + seed["y2"]) / 2
+        return any(_distance(x, y, row) < _ERASE_FWHM * self.fwhm + 1 for row in self.rows)
+
+    def _measure(self, ends, rough_snr):
+        """Fit and list a trail; whether it is one."""
+        reason, row = self._judged(ends, rough_snr)
+        if reason:
+            self.rejected[reason] += 1
+            return False
+        self.rows.append(row)
+        find.erase_inplace(self.map, _ends_of(row), _ERASE_FWHM * self.fwhm)
+        return True
+
+    def _judged(self, ends, rough_snr):
+        """Why it is not a trail, or nothing and its row."""
+        p = self.params
+        if rough_snr < _REFINED_SHARE * p.min_snr:
+            return "faint", None
+        trail = fit_trail(self.pixels, ends, self.psf)
+        if trail is None or trail.length < p.min_length:
+            return "short", None
+        if trail.snr < p.min_snr:
+            return "faint", None
+        row = describe(trail, self.around)
+        if row["gain"] < p.min_gain:
+            return "pointlike", None
+        if row["masked"] > p.max_masked:
+            return "masked", None
+        if self._is_known(row):
+            return "known", None
+        return "", row
+
+
+def _ends_of(row):
+    return np.array([row[name] for name in ("x1", "y1", "x2", "y2")], float)
+
+
+def _distance(x, y, row):
+    """Of a place from the segment of a row, px."""
+    dx, dy = row["x2"] - row["x1"], row["y2"] - row["y1"]
+    share = np.clip(((x - row["x1"]) * dx + (y - row["y1"]) * dy) / max(dx**2 + dy**2, 1e-12), 0, 1)
+    return float(np.hypot(x - row["x1"] - share * dx, y - row["y1"] - share * dy))
