@@ -56,13 +56,13 @@ COLUMNS = {
     "bimagerat": ("f4", "", "bimage / fwhm"),
     "elong": ("f4", "", "aimage / bimage"),
     "seeratio": ("f4", "", "FWHM of the difference's PSF / fwhm, at most 2"),
-    "mindtoedge": ("f4", "pix", "distance to the nearest edge of the image"),
+    "mindtoedge": ("f4", "pix", "least of xpos, ypos, nx + 1/2 - xpos, ny + 1/2 - ypos"),
     "magfromlim": ("f4", "mag", "diffmaglim - magap; NaN without magap"),
     "diffmaglim": ("f4", "mag", "5-sigma limit of the image for a star, PSF fit"),
     "limitmag": ("f4", "mag", "the same at this place; NaN where half of a star is on unusable pixels"),
     "nneg": ("i2", "", "negative pixels of the turned difference in 5x5"),
     "nbad": ("i2", "", "unusable pixels (mask or outside) in 5x5"),
-    "sumrat": ("f4", "", "sum / sum of absolute values in 5x5, after a 3x3 median within it"),
+    "sumrat": ("f4", "", "sum / sum of absolute values in 5x5, after a 3x3 median within"),
     "dsnrms": ("f4", "", "pixel of the difference over the local rms of the difference"),
     "ssnrms": ("f4", "", "filtered difference there over its local rms"),
     "dsdiff": ("f4", "", "dsnrms - ssnrms"),
@@ -158,7 +158,7 @@ def _fill_fit(table, difference, wcs, fits, limits):
     table["magpsf"], table["sigmapsf"] = difference.magzp - 2.5 * np.log10(flux), _MAG * fits["sigflux"] / flux
     table["sigx"], table["sigy"] = np.sqrt(fits["var_x"]), np.sqrt(fits["var_y"])
     x, y = table["xpos"], table["ypos"]
-    table["mindtoedge"] = np.min([x, y, n_x - x, n_y - y], axis=0)  # as the survey's packets have it
+    table["mindtoedge"] = np.min([x, y, n_x + 0.5 - x, n_y + 0.5 - y], axis=0)
     table["diffmaglim"], table["limitmag"] = limits
 
 

@@ -91,12 +91,27 @@ def aperture_photometry(
 
 
 def sign_counts(stamps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """`nneg` and `sumrat` of 5 x 5 stamps (n, 5, 5) of the turned difference; unusable pixels (NaN) count as 0."""
-    filled = np.nan_to_num(stamps.astype(float))
-    padded = np.pad(filled, ((0, 0), (1, 1), (1, 1)), mode="edge")
-    smooth = np.median(sliding_window_view(padded, (3, 3), axis=(1, 2)), axis=(3, 4))
+    """`nneg` and `sumrat` of 5 x 5 stamps of the turned difference, as the survey's packets have them.
+
+    `sumrat` is taken after a 3 x 3 median that looks at the stamp alone; of two middle values it takes the lower.
+
+    Parameters
+    ----------
+    stamps : ndarray, shape (n, 5, 5)
+        NaN where unusable: counts as 0 in the sums, and is passed over by the median.
+
+    Returns
+    -------
+    nneg : ndarray, shape (n,), int
+    sumrat : ndarray, shape (n,), float64
+        -1 to 1; 0 for a stamp without a value.
+    """
+    padded = np.pad(stamps.astype(float), ((0, 0), (1, 1), (1, 1)), constant_values=np.nan)
+    boxes = np.sort(sliding_window_view(padded, (3, 3), axis=(1, 2)).reshape(*stamps.shape, 9), axis=3)
+    middle = np.maximum(np.isfinite(boxes).sum(axis=3) - 1, 0) // 2
+    smooth = np.nan_to_num(np.take_along_axis(boxes, middle[..., None], axis=3)[..., 0])
     total, absolute = smooth.sum(axis=(1, 2)), np.abs(smooth).sum(axis=(1, 2))
-    return (filled < 0).sum(axis=(1, 2)), total / np.where(absolute > 0, absolute, 1.0)
+    return (stamps < 0).sum(axis=(1, 2)), total / np.where(absolute > 0, absolute, 1.0)
 
 
 def moments(stamps: np.ndarray, x: np.ndarray, y: np.ndarray, fwhm_pix: float) -> tuple[np.ndarray, np.ndarray]:
