@@ -71,7 +71,7 @@ def _hits(rng: np.random.Generator, science: Image, mask: NDArray, noise_dn: flo
     points = []
     for _ in range(rng.poisson(90)):
         kind = str(rng.choice(["spot", "muon", "worm"], p=[0.75, 0.17, 0.08]))
-        pixels = _deposit(rng, science, kind, noise_dn * np.exp(rng.uniform(np.log(6), np.log(300))))
+        pixels = _deposit(rng, science, kind, noise_dn * np.exp(rng.uniform(np.log(15), np.log(500))))
         points += [(x, y, kind) for y, x in pixels.T[:: max(1, pixels.shape[1] // 12)]]
     for _ in range(rng.poisson(40)):
         pixels = _deposit(rng, science, "muon", noise_dn * np.exp(rng.uniform(np.log(30), np.log(500))))
@@ -87,7 +87,7 @@ def _bad_pixels(rng: np.random.Generator, science: Image, noise_dn: float) -> li
     points = []
     for _ in range(rng.poisson(25)):
         x, y = (int(k) for k in _place(rng, science))
-        science[y, x] += noise_dn * rng.choice([-1.0, 1.0]) * np.exp(rng.uniform(np.log(6), np.log(100)))
+        science[y, x] += noise_dn * rng.choice([-1.0, 1.0]) * np.exp(rng.uniform(np.log(8), np.log(200)))
         points.append((x, y, "bad_pixel"))
     return points
 
@@ -134,15 +134,16 @@ def _careless_saturation(rng: np.random.Generator, science: Image, mask: NDArray
     """Bleeding along columns, and saturated stars of which too little was masked."""
     points = []
     labels, n = ndimage.label(mask & SATURATED)
-    for k, (rows, columns) in enumerate(ndimage.find_objects(labels)[:n], start=1):
+    for k, (rows, columns) in enumerate(ndimage.find_objects(labels, n), start=1):
         x, y = 0.5 * (columns.start + columns.stop - 1), 0.5 * (rows.start + rows.stop - 1)
         reach, xi = int(rng.uniform(5, 60)), round(x)
         bleed = slice(max(rows.start - reach, 0), rows.stop + reach)
         science[bleed, xi] += noise_dn * np.exp(rng.uniform(0, 4)) * rng.random(science[bleed, xi].size)
         if rng.random() < 0.4:
-            own = labels == k
-            mask[own & ~ndimage.binary_erosion(own, iterations=int(rng.integers(1, 4)))] = 0
-            science[own] = np.minimum(science[own], 52_000.0)
+            own = labels[rows, columns] == k
+            rim = own & ~ndimage.binary_erosion(own, iterations=int(rng.integers(1, 4)))
+            mask[rows, columns][rim] = 0
+            science[rows, columns][own] = np.minimum(science[rows, columns][own], 52_000.0)
         points += [(x, y + d, "bleed") for d in range(-reach - 8, reach + 9, 3)]
         points += [(x + d, y + e, "bleed") for d in range(-9, 10, 3) for e in range(-9, 10, 3)]
     return points
@@ -168,7 +169,7 @@ def _reference_hits(rng: np.random.Generator, reference: Image, psf: PsfModel, n
     layer, points = np.zeros_like(reference), []
     for _ in range(rng.poisson(12)):
         kind = str(rng.choice(["spot", "muon"]))
-        pixels = _deposit(rng, layer, kind, noise_dn * np.exp(rng.uniform(np.log(6), np.log(100))))
+        pixels = _deposit(rng, layer, kind, noise_dn * np.exp(rng.uniform(np.log(10), np.log(150))))
         points += [(x, y, "reference_hit") for y, x in pixels.T[:: max(1, pixels.shape[1] // 12)]]
     reference += ndimage.gaussian_filter(layer, rng.uniform(0.25, 0.3 * psf.fwhm_pix))
     return points

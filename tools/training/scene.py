@@ -168,8 +168,7 @@ def _draw_real(rng: np.random.Generator, stars, galaxies: NDArray, noise_dn: flo
     real = np.zeros(n, REAL_DTYPE)
     real["kind"] = rng.choice([TRANSIENT, HOSTED, VARIABLE, MOVER], n, p=[0.45, 0.28, 0.17, 0.10])
     real["x"], real["y"] = rng.uniform(6, SIDE_PIX - 7, (2, n))
-    faint = rng.random(n) < 0.6
-    snr = np.where(faint, 4.0 + rng.exponential(5.0, n), np.exp(rng.uniform(np.log(5.0), np.log(300.0), n)))
+    snr = np.exp(rng.uniform(np.log(4.0), np.log(500.0), n))  # as many in each magnitude
     real["flux"] = snr * noise_dn * np.where(rng.random(n) < 0.2, -1.0, 1.0)
     hosts = galaxies[rng.integers(0, len(galaxies), n)]
     place, turn = np.abs(rng.normal(0, 0.8, n)) * hosts[:, 3], rng.uniform(0, 2 * np.pi, n)
