@@ -54,9 +54,9 @@ telemetry: [CCDTMP, HEADTEMP, DEWPRESS, DETHEAT, FOCUSPOS, INST_, THETA_, TEMPTU
             PRESSURE, CLOUDS, SUN, MOON, AZIMUTH, ELVATION, DOME]
 image_types: {bias: [bias], flat: [flat], dark: [dark], object: [object]}
 filters:
-  zg: {fid: 1, name: ZTF_g, band: g, color: [g, r]}
-  zr: {fid: 2, name: ZTF_r, band: r, color: [g, r]}
-  zi: {fid: 3, name: ZTF_i, band: i, color: [r, i]}
+  zg: {fid: 1, name: ZTF_g, band: g, color: [g, r], reference_magzp: 26.325}
+  zr: {fid: 2, name: ZTF_r, band: r, color: [g, r], reference_magzp: 26.275}
+  zi: {fid: 3, name: ZTF_i, band: i, color: [r, i], reference_magzp: 25.660}
 ghost:
   halo: {min_flux_dn: 1.0e+6, radius_pix: 110.0, flux_fraction: 0.01}
   ghost: {min_flux_dn: 1.0e+6, center_scale: 0.985, radius_in_pix: 25.0, radius_out_pix: 75.0, flux_fraction: 0.004}

@@ -104,6 +104,31 @@ science_images = sa.Table(
     sa.Column("status", sa.Integer),
 )
 
+reference_images = sa.Table(
+    "reference_images",
+    metadata,
+    sa.Column("path", sa.String(200), primary_key=True),
+    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("unit_id", sa.String(100), nullable=False),
+    sa.Column("night", sa.String(8), nullable=False),
+    sa.Column("field", sa.Integer, nullable=False),
+    sa.Column("rcid", sa.Integer, nullable=False),
+    sa.Column("filtercode", sa.String(2), nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("rfid", sa.BigInteger, nullable=False),
+    sa.Column("n_frames", sa.Integer, nullable=False),
+    sa.Column("jdstart", sa.Float),
+    sa.Column("jdend", sa.Float),
+    sa.Column("epochs", sa.JSON, nullable=False),
+    sa.Column("ra_deg", sa.Float, nullable=False),
+    sa.Column("dec_deg", sa.Float, nullable=False),
+    sa.Column("magzp", sa.Float, nullable=False),
+    sa.Column("maglim", sa.Float),
+    sa.Column("seeing_pix", sa.Float),
+    sa.Column("usable", sa.Boolean, nullable=False),
+    sa.Index("reference_images_lookup", "field", "rcid", "filtercode", "version"),
+)
+
 units = sa.Table(
     "units",
     metadata,

@@ -3,6 +3,7 @@
 from zsds_hpc.core.names import RawName
 
 PREVIEW_SUFFIX = "preview.jpg"
+ALERT_ROWS_SUFFIX = "transients.json.gz"
 
 
 def _date_dirs(night: str) -> str:
@@ -51,6 +52,16 @@ def science(name: RawName, qid: int, suffix: str) -> str:
     return f"sci/{_date_dirs(name.night)}/{name.fracday}/{name.channel_stem(qid)}_{suffix}"
 
 
+def reference(field: int, filtercode: str, ccdid: int, qid: int, suffix: str, version: int = 1) -> str:
+    """Product of a reference image, such as ``refimg.fits``.
+
+    The first version has the survey's own place; later ones lie in a directory of their own below it.
+    """
+    place = f"ref/{field // 1000:03d}/field{field:06d}/{filtercode}/ccd{ccdid:02d}/q{qid}"
+    later = f"/v{version:03d}" if version > 1 else ""
+    return f"{place}{later}/ztf_{field:06d}_{filtercode}_c{ccdid:02d}_q{qid}_{suffix}"
+
+
 def record(pipeline: str, night: str, unit_id: str) -> str:
     """Sealed record of a unit."""
     return f"records/{pipeline}/{night}/{unit_id}.json"
@@ -82,6 +93,16 @@ _PROGRAMS = {0: "engineering", 1: "public", 2: "partnership", 3: "caltech"}
 def alerts(name: RawName, qid: int, programid: int) -> str:
     """Alert packets of a readout-channel image that belong to an observing program."""
     return f"alerts/{_date_dirs(name.night)}/{name.channel_stem(qid)}_alerts_programid{programid}.avro"
+
+
+def alert_rows(name: RawName, qid: int) -> str:
+    """What a readout-channel image entered in the transients database, to restore it from."""
+    return f"alerts/{_date_dirs(name.night)}/{name.channel_stem(qid)}_{ALERT_ROWS_SUFFIX}"
+
+
+def longterm(table: str, night: str, number: int) -> str:
+    """Rows of a table of the transients database that have been moved to long-term storage, by month."""
+    return f"longterm/{table}/{night[:4]}/{night[4:6]}/{table}_{night}_{number:02d}.parquet"
 
 
 def alert_archive(night: str, programid: int) -> str:

@@ -64,6 +64,11 @@ def rawid_of(expid: int, rcid: int) -> int:
     return expid * 100 + rcid
 
 
+def rfid_of(field: int, fid: int, rcid: int, version: int) -> int:
+    """Reference-image id: the survey's own (306120251 is field 306, filter 2, channel 51), version 2 one thousand on."""
+    return field * 1_000_000 + (119 + version) * 1000 + fid * 100 + rcid
+
+
 def procid_of(rawid: int, pipeline_id: int) -> int:
     """Processed-image id (`pid`)."""
     return rawid * 100 + pipeline_id

@@ -8,7 +8,7 @@ import numpy as np
 
 from zsds_hpc.core.errors import BadInput
 from zsds_hpc.kernels.bspline import filter_inplace
-from zsds_hpc.kernels.resample import read_between
+from zsds_hpc.kernels.resample import read_between, read_nearest
 
 #: Poles of the inverse of the quintic B-spline (Unser, Aldroubi & Eden 1993, IEEE Trans. Signal Proc. 41, 821).
 _POLES = (
@@ -187,6 +187,25 @@ def spline_sample(
     """
     start, stop, _ = rows.indices(shape[0])
     return _read(coefficients, mapping, (stop, shape[1]), start, _bspline_table(), 0.0, out)
+
+
+def nearest_bits(mask: np.ndarray, mapping: Mapping, outside: int) -> np.ndarray:
+    """Mask at the nearest pixels of an output grid of the same shape.
+
+    Parameters
+    ----------
+    mask : ndarray, shape (ny, nx), int16
+    mapping : Mapping
+    outside : int
+        Value where there is no pixel.
+
+    Returns
+    -------
+    ndarray, shape (ny, nx), int16
+    """
+    if not mapping.covers(mask.shape):
+        raise ValueError(f"mapping with {mapping.nodes.shape[1:]} nodes every {mapping.step} px: not up to {mask.shape}")
+    return read_nearest(np.ascontiguousarray(mask, np.int16), mapping.nodes, mapping.step, outside)
 
 
 def _read(image, mapping, end, first_row, table, most_missing, out):

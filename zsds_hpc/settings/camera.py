@@ -102,6 +102,7 @@ class Filter(Params):
     name: str = param(..., "Name in the FILTER card.")
     band: str = param(..., "Band of the photometric reference catalogue that calibrates it.")
     color: tuple[str, str] = param(..., "Bands whose difference is the colour of the colour term.")
+    reference_magzp: float = param(26.0, "Fixed zero point of reference images.", "mag", ge=0, le=40)
 
     @property
     def pcolor(self) -> str:
