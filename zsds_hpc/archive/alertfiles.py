@@ -10,6 +10,7 @@ import io
 import os
 import re
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -136,14 +137,16 @@ def read_archive(path: str | Path) -> Iterator[tuple[str, bytes]]:
         Missing or damaged.
     """
     try:
-        with tarfile.open(path, "r|gz") as archive:
+        with gzip.open(path) as unzipped, tarfile.open(fileobj=unzipped, mode="r|") as archive:
             for member in archive:
                 content = archive.extractfile(member)
                 if content is not None:
                     yield member.name, content.read()
+            while unzipped.read(1 << 20):
+                pass  # to the end, where the checksum is
     except FileNotFoundError:
         raise BadInput(f"{path}: no such file") from None
-    except (tarfile.TarError, EOFError, OSError) as error:
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise BadInput(f"{path}: cannot be read ({error})") from None
 
 

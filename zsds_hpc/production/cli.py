@@ -21,6 +21,7 @@ _EXAMPLES = """examples:
   zsds night status 20200924 --archive A                          every file of the manifest accounted for
   zsds calibrate IMAGE.fits --gaia G.parquet --ps1 P.parquet --out DIR   one step on plain files
   zsds forced SCIIMG --mask M --psf P --psfcat C --positions XY.csv --out XY_forced.csv   fluxes at given positions
+  zsds alerts show FILE --png look.png                            alert packets; see zsds alerts --help
   zsds scorecard runs/demo --json                                 a simulated night against its truth
 """
 
@@ -32,10 +33,11 @@ def build_parser() -> argparse.ArgumentParser:
         description="Data system of a wide-field time-domain survey.",
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    from zsds_hpc.production import alone, forced, night, refcat, settings_table
+    from zsds_hpc.production import alerts_cli, alone, forced, night, refcat, settings_table
 
     for name, text in _PIPELINE_HELP.items():
         alone.add_command(commands, name, text)
+    alerts_cli.add_command(commands)
     forced.add_command(commands)
     night.add_command(commands)
     refcat.add_command(commands)
