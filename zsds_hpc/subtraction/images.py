@@ -124,6 +124,6 @@ class Difference:
 
 #: Reference sources in the frame of the science image: 0-based px; flux in DN of the science image.
 SOURCE_DTYPE = np.dtype(
-    [("x", "f8"), ("y", "f8"), ("flux", "f4"), ("mag", "f4"), ("sigmag", "f4"), ("snr", "f4"), ("chi", "f4"),
-     ("sharp", "f4"), ("ra", "f8"), ("dec", "f8")]
+    [("x", "f8"), ("y", "f8"), ("flux", "f4"), ("sigflux", "f4"), ("mag", "f4"), ("sigmag", "f4"), ("snr", "f4"),
+     ("chi", "f4"), ("sharp", "f4"), ("ra", "f8"), ("dec", "f8")]
 )  # fmt: skip
