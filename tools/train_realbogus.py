@@ -7,7 +7,7 @@ classifiers, and writes models, cards and a figure. One seed decides everything;
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightgbm
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tools.training import nettrain
 from tools.training.examples import BOGUS, KINDS, REAL, UNCLEAR, Examples, Truth, examples_of, joined, load, save
-from tools.training.roc import lost_at, roc, summary
+from tools.training.roc import summary
 from zsds_hpc.archive.models import npz_bytes, write_model
 from zsds_hpc.core.errors import AlgorithmFailure
 from zsds_hpc.subtraction.candidates import CandidateParams, find_candidates
@@ -35,9 +35,10 @@ TREES = {
 }  # fmt: skip
 MOST_TREES = 300
 SCENES_PER_FILE = 25
-#: Of every ten images, one chooses the number of trees, three are held out; the others train.
-CHOOSE, HELD_OUT = (0,), (1, 2, 3)
-WEIGHT_OF_CHANNELS = 3.0
+#: Where candidates come from: simulated scenes; whole channels as they are, and with defects added.
+ORIGINS = ("scenes", "asis", "spoiled")
+WEIGHT_OF_ORIGIN = (1.0, 4.0, 2.0)
+TRAIN, CHOOSE, HOLD_OUT = range(3)
 
 
 def scene_examples(seed: int) -> Examples:
@@ -64,15 +65,64 @@ def make_examples(work: Path, first: int, n_scenes: int) -> None:
             print(f"{path.name}: scenes {start}-{last - 1}")
 
 
-def part_of(image: NDArray) -> NDArray:
-    """0-9 for each image number, the same for all candidates of an image."""
-    return (image.astype(np.uint64) * np.uint64(2654435761) % np.uint64(2**32) // np.uint64(65536)) % np.uint64(10)
+def make_channels(arguments: argparse.Namespace) -> None:
+    """Files of labelled candidates of a simulated run: of its images as they are, and with defects added."""
+    from tools.training.channels import run_examples
+
+    found: dict[bool, list[Examples]] = {True: [], False: []}
+    for as_it_is, part in run_examples(arguments.run, arguments.number, arguments.reference, arguments.spoiled):
+        found[as_it_is].append(part)
+        print(part.image[:1], {True: "as it is", False: "spoiled"}[as_it_is], np.bincount(part.label + 1, minlength=3))
+    use = "heldout" if arguments.held_out else "training"
+    for as_it_is, name in ((True, "asis"), (False, "spoiled")):
+        if found[as_it_is]:
+            save(arguments.work / f"{use}_{arguments.number:03d}_{name}.npz", joined(found[as_it_is]))
 
 
-def weights_of(examples: Examples, channel: NDArray[np.bool_]) -> NDArray[np.float32]:
+class Pool(NamedTuple):
+    """All clear examples.
+
+    `origin` is an index into ORIGINS; `use` is TRAIN, CHOOSE or HOLD_OUT, the same for all candidates of an image.
+    """
+
+    examples: Examples
+    origin: NDArray[np.int8]
+    use: NDArray[np.int8]
+
+    def of(self, rows: NDArray) -> "Pool":
+        """Some of the rows."""
+        return Pool(self.examples.of(rows), self.origin[rows], self.use[rows])
+
+
+def read_pool(work: Path) -> Pool:
+    """All clear examples under a directory.
+
+    Of ten images of scenes one chooses the number of trees and three are held out. Of whole channels, runs that are
+    declared so are held out, and of ten images of the others one chooses.
+    """
+    parts, origins, uses = [], [], []
+    for path in sorted(work.glob("*.npz")):
+        part = load(path)
+        draw = (
+            part.image.astype(np.uint64) * np.uint64(2654435761) % np.uint64(2**32) // np.uint64(65536)
+        ) % np.uint64(10)
+        use = np.where(draw == 0, CHOOSE, TRAIN).astype(np.int8)
+        if path.name.startswith("scenes"):
+            use[(draw >= 1) & (draw <= 3)] = HOLD_OUT
+        elif path.name.startswith("heldout"):
+            use[:] = HOLD_OUT
+        name = path.stem.split("_")[-1] if not path.name.startswith("scenes") else "scenes"
+        parts.append(part)
+        origins.append(np.full(len(use), ORIGINS.index(name), np.int8))
+        uses.append(use)
+    pool = Pool(joined(parts), np.concatenate(origins), np.concatenate(uses))
+    return pool.of(pool.examples.label != UNCLEAR)
+
+
+def weights_of(pool: Pool) -> NDArray[np.float32]:
     """Real and bogus count the same in all; rows of whole channels more than those of scenes."""
-    weight = np.where(channel, np.float32(WEIGHT_OF_CHANNELS), np.float32(1))
-    real = examples.label == REAL
+    weight = np.array(WEIGHT_OF_ORIGIN, np.float32)[pool.origin]
+    real = pool.examples.label == REAL
     weight[real] /= weight[real].sum()
     weight[~real] /= weight[~real].sum()
     return (weight / weight.mean()).astype(np.float32)
@@ -95,23 +145,23 @@ def scores_of(examples: Examples, booster: lightgbm.Booster, arrays: dict[str, N
     return {"rb": np.asarray(rb), "drb": 1 / (1 + np.exp(-np.concatenate(odds).astype(float)))}
 
 
-def populations(examples: Examples, channel: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
-    """Sets of held-out candidates of which a card tells the ROC: all, without noise peaks, of whole channels."""
-    clear = examples.table["maskfrac"] == 0
-    noise = (examples.kind == KINDS.index("noise")) & (examples.label == BOGUS)
-    sets = {"scenes": ~channel & clear, "scenes, noise peaks apart": ~channel & clear & ~noise,
-            "scenes, masked pixels near": ~channel & ~clear, "channels": channel & clear,
-            "channels, noise peaks apart": channel & clear & ~noise}  # fmt: skip
-    has_both = {name: len(set(examples.label[rows].tolist())) == 2 for name, rows in sets.items()}
-    return {name: rows for name, rows in sets.items() if has_both[name]}
+def populations(pool: Pool) -> dict[str, NDArray[np.bool_]]:
+    """Sets of candidates of which a card tells the ROC; masked pixels within 7 px only where it says so."""
+    examples = pool.examples
+    clear, channel = examples.table["maskfrac"] == 0, pool.origin != ORIGINS.index("scenes")
+    peak = (examples.kind == KINDS.index("noise")) & (examples.label == BOGUS)
+    sets = {
+        "channels": channel & clear, "channels, peaks of noise apart": channel & clear & ~peak,
+        "channels as they are": (pool.origin == ORIGINS.index("asis")) & clear,
+        "scenes": ~channel & clear, "scenes, masked pixels near": ~channel & ~clear,
+    }  # fmt: skip
+    return {name: rows for name, rows in sets.items() if len(set(examples.label[rows].tolist())) == 2}
 
 
-def evaluate(examples: Examples, channel: NDArray, scores: dict[str, NDArray]) -> dict[str, dict[str, Any]]:
-    """Classifier -> population -> numbers for the card."""
-    sets, real = populations(examples, channel), examples.label == REAL
-    return {
-        name: {what: summary(score[rows], real[rows]) for what, rows in sets.items()} for name, score in scores.items()
-    }
+def evaluate(pool: Pool, score: NDArray) -> dict[str, Any]:
+    """Population -> numbers for the card."""
+    real = pool.examples.label == REAL
+    return {what: summary(score[rows], real[rows]) for what, rows in populations(pool).items()}
 
 
 def by_kind(examples: Examples, score: NDArray, threshold: float) -> dict[str, list[float]]:
@@ -124,54 +174,40 @@ def by_kind(examples: Examples, score: NDArray, threshold: float) -> dict[str, l
     return out
 
 
-def read_examples(work: Path) -> tuple[Examples, NDArray[np.bool_]]:
-    """All clear examples, and which are of whole channels."""
-    paths = sorted(work.glob("*.npz"))
-    parts = [load(path) for path in paths]
-    from_channel = np.concatenate(
-        [np.full(len(p.label), path.name.startswith("channel")) for path, p in zip(paths, parts)]
-    )
-    everything = joined(parts)
-    clear = everything.label != UNCLEAR
-    return everything.of(clear), from_channel[clear]
-
-
 def train_all(arguments: argparse.Namespace) -> None:
     """Train, tell, and write models, cards and figure."""
-    examples, channel = read_examples(arguments.work)
-    part = part_of(examples.image)
-    choosing, held_out = np.isin(part, CHOOSE), np.isin(part, HELD_OUT)
-    training = ~choosing & ~held_out
-    train, weight = examples.of(training), weights_of(examples.of(training), channel[training])
-    booster = train_trees(train, examples.of(choosing), weight, arguments.seed)
+    pool = read_pool(arguments.work)
+    training, test = pool.of(pool.use == TRAIN), pool.of(pool.use == HOLD_OUT)
+    train, weight = training.examples, weights_of(training)
+    booster = train_trees(train, pool.of(pool.use == CHOOSE).examples, weight, arguments.seed)
     schedule = nettrain.Schedule(n_epochs=arguments.epochs)
     arrays = nettrain.train(train.seen, train.label == REAL, weight, arguments.seed, schedule)
-    test, of_channel = examples.of(held_out), channel[held_out]
-    scores = scores_of(test, booster, arrays)
-    numbers = evaluate(test, of_channel, scores)
     common = {
-        "date": arguments.date, "seed": arguments.seed, "n_train": int(training.sum()),
-        "n_images": {"train": len(set(train.image.tolist())), "held_out": len(set(test.image.tolist()))},
-        "data": arguments.data, "held_out": "images that neither train nor choose; by images, not by candidates",
+        "date": arguments.date, "seed": arguments.seed, "data": arguments.data,
+        "n_train": {"real": int((train.label == REAL).sum()), "bogus": int((train.label == BOGUS).sum())},
+        "n_images": {"train": len(set(train.image.tolist())), "held_out": len(set(test.examples.image.tolist()))},
     }  # fmt: skip
     texts = {"rb": (booster.model_to_string().encode("ascii"), "lightgbm"), "drb": (npz_bytes(arrays), "npz")}
+    scores = scores_of(test.examples, booster, arrays)
     for name, (data, kind) in texts.items():
-        threshold = lost_at(roc(scores[name], test.label == REAL), 0.01)[1]
+        numbers = evaluate(test, scores[name])
+        threshold = next(row["threshold"] for row in next(iter(numbers.values()))["roc"] if row["false_kept"] == 0.01)
         card = {**common, "name": f"realbogus_{name}", "version": f"{name}{arguments.version}", "kind": kind,
-                "evaluation": numbers[name], "kept_by_kind": by_kind(test, scores[name], threshold)}  # fmt: skip
+                "held_out": numbers, "threshold": threshold,
+                "kept_by_kind": by_kind(test.examples, scores[name], threshold)}  # fmt: skip
         write_model(arguments.out, data, {**card, **({"features": list(FEATURES)} if name == "rb" else {})})
-    _tell(numbers, {name: by_kind(test, s, lost_at(roc(s, test.label == REAL), 0.01)[1]) for name, s in scores.items()})
+        tell(card)
 
 
-def _tell(numbers: dict, kinds: dict) -> None:
-    for name, sets in numbers.items():
-        for what, entry in sets.items():
-            at = next(row for row in entry["roc"] if row["false_kept"] == 0.01)
-            print(
-                f"{name:4} {what:30} {entry['n_real']:6} real {entry['n_bogus']:6} bogus  auc {entry['auc']:.5f}  "
-                f"lost at 1%: {100 * at['real_lost']:.2f}% (score {at['threshold']:.4f})"
-            )
-        print(name, kinds[name])
+def tell(card: dict[str, Any]) -> None:
+    """Print what a card says."""
+    for what, entry in card["held_out"].items():
+        at = next(row for row in entry["roc"] if row["false_kept"] == 0.01)
+        print(
+            f"{card['name']} {what:32} {entry['n_real']:6} real {entry['n_bogus']:6} bogus  auc {entry['auc']:.5f}  "
+            f"lost at 1%: {100 * at['real_lost']:.2f}% (score {at['threshold']:.4f})"
+        )
+    print(card["name"], card["kept_by_kind"])
 
 
 def main() -> None:
@@ -181,6 +217,12 @@ def main() -> None:
     examples = commands.add_parser("examples", help="make labelled candidates of simulated scenes")
     examples.add_argument("--first", type=int, default=1, help="seed of the first scene")
     examples.add_argument("--scenes", type=int, default=500)
+    channels = commands.add_parser("channels", help="the same of a simulated run, searched with the suite's own code")
+    channels.add_argument("--run", type=Path, required=True, help="run directory: sky/ and archive/")
+    channels.add_argument("--number", type=int, required=True, help="of the run, among all")
+    channels.add_argument("--reference", type=int, default=20, help="images, by time, that make the reference")
+    channels.add_argument("--spoiled", type=int, default=3, help="times that each image is searched with defects")
+    channels.add_argument("--held-out", action="store_true", help="never train with these")
     train = commands.add_parser("train", help="train both classifiers on what is under --work")
     train.add_argument("--out", type=Path, default=Path("zsds_hpc/models"))
     train.add_argument("--date", required=True, help="YYYY-MM-DD, for the card")
@@ -188,11 +230,13 @@ def main() -> None:
     train.add_argument("--seed", type=int, default=1)
     train.add_argument("--epochs", type=int, default=14)
     train.add_argument("--data", default="simulated scenes of tools.training.scene", help="for the card")
-    for sub in (examples, train):
+    for sub in (examples, channels, train):
         sub.add_argument("--work", type=Path, default=Path("runs/vetting"))
     arguments = parser.parse_args()
     if arguments.command == "examples":
         make_examples(arguments.work, arguments.first, arguments.scenes)
+    elif arguments.command == "channels":
+        make_channels(arguments)
     else:
         train_all(arguments)
 

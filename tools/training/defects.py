@@ -16,12 +16,16 @@ DEFECT_DTYPE = np.dtype([("x", "f8"), ("y", "f8"), ("kind", "i2")])
 
 
 def add_defects(
-    rng: np.random.Generator, science: Image, reference: Image, mask: NDArray, psf: PsfModel, noise_dn: float
+    rng: np.random.Generator, images: tuple[Image, Image, NDArray], psf: PsfModel, noise_dn: float, rate: float = 1.0
 ) -> NDArray:
-    """Add all kinds of defects to the images and the mask in place; returns points on them."""
+    """Add all kinds of defects to science, reference and mask in place; returns points on them.
+
+    `rate` multiplies the number of small ones.
+    """
+    science, reference, mask = images
     points = [
-        *_hits(rng, science, mask, noise_dn),
-        *_bad_pixels(rng, science, noise_dn),
+        *_hits(rng, science, mask, noise_dn, rate),
+        *_bad_pixels(rng, science, noise_dn, rate),
         *_lines(rng, science, noise_dn),
         *_track(rng, science, mask, psf, noise_dn),
         *_careless_saturation(rng, science, mask, noise_dn),
@@ -66,14 +70,14 @@ def _deposit(rng: np.random.Generator, image: Image, kind: str, charge_dn: float
     return np.unique(np.stack([y[inside], x[inside]]), axis=1)
 
 
-def _hits(rng: np.random.Generator, science: Image, mask: NDArray, noise_dn: float) -> list:
+def _hits(rng: np.random.Generator, science: Image, mask: NDArray, noise_dn: float, rate: float) -> list:
     """Hits that nobody masked (mostly faint), and hits whose brightest pixels were masked."""
     points = []
-    for _ in range(rng.poisson(90)):
+    for _ in range(rng.poisson(90 * rate)):
         kind = str(rng.choice(["spot", "muon", "worm"], p=[0.75, 0.17, 0.08]))
         pixels = _deposit(rng, science, kind, noise_dn * np.exp(rng.uniform(np.log(15), np.log(500))))
         points += [(x, y, kind) for y, x in pixels.T[:: max(1, pixels.shape[1] // 12)]]
-    for _ in range(rng.poisson(40)):
+    for _ in range(rng.poisson(40 * rate)):
         pixels = _deposit(rng, science, "muon", noise_dn * np.exp(rng.uniform(np.log(30), np.log(500))))
         bright = science[*pixels] > noise_dn * rng.uniform(4, 15)
         kept = bright & (rng.random(bright.size) > 0.15)
@@ -82,10 +86,10 @@ def _hits(rng: np.random.Generator, science: Image, mask: NDArray, noise_dn: flo
     return points
 
 
-def _bad_pixels(rng: np.random.Generator, science: Image, noise_dn: float) -> list:
+def _bad_pixels(rng: np.random.Generator, science: Image, noise_dn: float, rate: float) -> list:
     """Single pixels that read too high or too low."""
     points = []
-    for _ in range(rng.poisson(25)):
+    for _ in range(rng.poisson(25 * rate)):
         x, y = (int(k) for k in _place(rng, science))
         science[y, x] += noise_dn * rng.choice([-1.0, 1.0]) * np.exp(rng.uniform(np.log(8), np.log(200)))
         points.append((x, y, "bad_pixel"))

@@ -290,7 +290,7 @@ def make_scene(seed: int) -> Scene:
     science += noise.astype(np.float32)
     smooth = ndimage.gaussian_filter(rng.standard_normal(science.shape, np.float32), rng.uniform(0.3, 0.9))
     reference += smooth * np.float32(c.reference_noise * sky_noise / smooth.std())
-    found = defects.add_defects(rng, science, reference, mask, psf, sky_noise)
+    found = defects.add_defects(rng, (science, reference, mask), psf, sky_noise)
     pix = science - reference
     unusable = (mask & UNUSABLE) != 0
     pix[unusable], sigma[unusable] = 0.0, np.inf
