@@ -65,7 +65,7 @@ def residuals(calibrated, name, diameter):
 
 @pytest.mark.parametrize("name, diameter", [("magap", PARAMS.aperture_pix), ("magapbig", PARAMS.big_aperture_pix)])
 def test_aperture_magnitudes(calibrated, name, diameter):
-    """Medians: -0.001 and 0.001 mag. The survey's sky, whose pixels reach beyond the cutout, is some 0.1 DN/px off ours."""
+    """Medians: -0.001 and 0.001 mag. The survey's sky, from beyond the cutout, is some 0.1 DN/px off ours."""
     away = residuals(calibrated, name, diameter)
     assert abs(np.median(away)) < 0.01
     assert np.median(np.abs(away) / column(calibrated, f"sig{name}")) < 0.35

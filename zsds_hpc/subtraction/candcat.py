@@ -12,6 +12,7 @@ from zsds_hpc.core import maskbits
 from zsds_hpc.core.params import Params, param
 from zsds_hpc.photometry.aperture import box_flags
 from zsds_hpc.subtraction.cutouts import HALF_PIX, Cutouts, cut_out, windows
+from zsds_hpc.subtraction.diffphot import light_of_others
 from zsds_hpc.subtraction.features import (
     aperture_photometry,
     filtered,
@@ -136,7 +137,9 @@ def measure(
     level, rms = np.nan_to_num(level), np.nan_to_num(rms)
     table["sky"] = level
     sigma_sky = np.sqrt(np.pi / 2) * rms / np.sqrt(np.maximum(n_sky, 1))
-    above = cutouts.difference - level[:, None, None].astype(np.float32)
+    half = _half_of_measures(difference.psf, params)
+    inner = slice(HALF_PIX - half, HALF_PIX + half + 1)
+    above = cutouts.difference[:, inner, inner] - level[:, None, None]
     _fill_apertures(table, difference, fits, (above, sigma_sky), params)
     _fill_shape(table, difference.psf, fits, above)
     _fill_pixels(table, difference, fits, cutouts.difference, params)
@@ -162,22 +165,23 @@ def _fill_fit(table, difference, wcs, fits, limits):
     table["diffmaglim"], table["limitmag"] = limits
 
 
+def _half_of_measures(psf, params):
+    """Half side of windows that hold apertures and shapes."""
+    widest = max(params.aperture_pix, params.big_aperture_pix) / 2
+    return min(HALF_PIX, int(np.ceil(max(widest + 1, 3.0 * psf.fwhm_pix))))
+
+
 def _fill_apertures(table, difference, fits, sky_free, params):
-    """Aperture photometry above the local sky; bad pixels take the fitted star's value."""
+    """Aperture photometry above the local sky, without the other sources; bad pixels take the fitted star's value."""
     above, sigma_sky = sky_free
-    half = int(np.ceil(max(params.aperture_pix, params.big_aperture_pix) / 2)) + 1
-    inner = slice(HALF_PIX - half, HALF_PIX + half + 1)
-    half_model = min(half, difference.psf.half_pix)
-    model = np.zeros((len(fits), 2 * half + 1, 2 * half + 1))
-    middle = slice(half - half_model, half + half_model + 1)
-    model[:, middle, middle] = difference.psf.images(fits["x"], fits["y"], half_model)
-    model *= np.abs(fits["flux"])[:, None, None]
-    sigma = windows(difference.sigma, fits["x"], fits["y"], half)
+    half, sign = above.shape[1] // 2, np.sign(fits["flux"])[:, None, None]
+    lone = above - sign * light_of_others(difference.psf, fits, half, 2.0 * half)
+    model = difference.psf.images(fits["x"], fits["y"], half) * np.abs(fits["flux"])[:, None, None]
+    stamps = (lone, windows(difference.sigma, fits["x"], fits["y"], half), model)
     for diameter, names in (
         (params.aperture_pix, ("magap", "sigmagap")),
         (params.big_aperture_pix, ("magapbig", "sigmagapbig")),
     ):
-        stamps = (above[:, inner, inner], sigma, model)
         flux, error = aperture_photometry(stamps, fits["x"], fits["y"], diameter / 2, difference.gain_e)
         error = np.hypot(error, np.pi * diameter**2 / 4 * sigma_sky)
         if names[0] == "magap":
@@ -188,11 +192,9 @@ def _fill_apertures(table, difference, fits, sky_free, params):
 
 
 def _fill_shape(table, psf, fits, above):
-    """Width and elongation, scaled so that a star is as wide as the PSF."""
-    half = min(HALF_PIX, int(np.ceil(3.0 * psf.fwhm_pix)))
-    inner = slice(HALF_PIX - half, HALF_PIX + half + 1)
-    major, minor = moments(above[:, inner, inner], fits["x"], fits["y"], psf.fwhm_pix)
-    star = moments(psf.center(min(half, psf.half_pix))[None], np.zeros(1), np.zeros(1), psf.fwhm_pix)
+    """Width and elongation, scaled to those of the PSF; neighbours stay in, so that pieces of a trail are long."""
+    major, minor = moments(above, fits["x"], fits["y"], psf.fwhm_pix)
+    star = moments(psf.center(above.shape[1] // 2)[None], np.zeros(1), np.zeros(1), psf.fwhm_pix)
     scale = psf.fwhm_pix / (_FWHM_OF_SIGMA * np.sqrt(star[0][0] * star[1][0]))
     table["aimage"], table["bimage"] = major * scale, minor * scale
     table["fwhm"] = _FWHM_OF_SIGMA * scale * np.sqrt((major**2 + minor**2) / 2)

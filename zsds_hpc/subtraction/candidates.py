@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from zsds_hpc.astrometry.tpv import TPV
 from zsds_hpc.core.errors import AlgorithmFailure, BadInput
@@ -20,14 +21,14 @@ from zsds_hpc.subtraction.images import Difference
 from zsds_hpc.subtraction.limits import image_limit_mag, limit_mag_at
 
 #: Why a source is not a candidate, in the order in which the reasons are tried.
-REASONS = ("lobe", "not_finite", "snr", "magpsf", "edge", "nbad", "fwhm", "elong", "magdiff")
+REASONS = ("lobe", "not_finite", "snr", "magpsf", "edge", "nbad", "dipole", "fwhm", "elong", "magdiff")
 
 
 class CandidateParams(Params):
     """How candidates are found, and which are let through."""
 
-    detect_sigma: float = param(
-        4.0, "Significance of a peak pixel of the filtered image, before the fit.", "", 2.0, 50.0
+    detect_share: float = param(
+        0.95, "Peaks are looked for down to this share of what a star of least_snr shows between pixels.", "", 0.3, 1.0
     )
     filter_fwhm: float = param(1.5, "Half side of the filter, in FWHM.", "FWHM", 0.5, 3.0)
     tile_pix: int = param(256, "The PSF is taken as constant over tiles of about this side.", "px", 32, 8192)
@@ -38,6 +39,8 @@ class CandidateParams(Params):
     faintest_mag: float = param(23.5, "Faintest magpsf.", "mag", 10.0, 35.0)
     edge_pix: float = param(4.0, "Least mindtoedge.", "px", 0.0, 100.0)
     max_nbad: int = param(4, "Unusable pixels in 5x5 at most.", "", 0, 25)
+    dipole_fwhm: float = param(1.25, "Halves of a dipole are closer than this.", "FWHM", 0.0, 5.0)
+    dipole_balance: float = param(0.5, "And their fluxes cancel but for this share of the larger.", "", 0.0, 1.0)
     max_fwhm_pix: float = param(7.0, "Largest fwhm.", "px", 1.0, 50.0)
     max_elong: float = param(1.6, "Largest elong; longer ones are looked for as streaks.", "", 1.0, 20.0)
     elong_slack: float = param(40.0, "max_elong - 1 is larger by this over S/N: noise makes round ones long.", "", 0.0)
@@ -108,7 +111,7 @@ def find_candidates(difference: Difference, wcs: TPV, params: CandidateParams) -
     limit_mag = image_limit_mag(difference)
     limits = (limit_mag, limit_mag_at(difference, fits["x"], fits["y"]))
     table, cutouts = measure(difference, wcs, fits, limits, params.features)
-    passed = _filter(table, params, counts)
+    passed = _filter(table, _dipoles(fits, params.dipole_fwhm * difference.psf.fwhm_pix, params), params, counts)
     return Candidates(table[passed], Cutouts(*(c[passed] for c in cutouts)), len(peaks), counts, limit_mag)
 
 
@@ -153,15 +156,14 @@ def detect(difference: Difference, params: CandidateParams) -> np.ndarray:
     edges = [round(k * n_y / len(filters)) for k in range(len(filters) + 1)]
     tallest = max(np.diff(edges)) + 2 * (half + 1)
     data, variance = np.empty((tallest, n_x), np.float32), np.empty((tallest, n_x), np.float32)
+    least = params.detect_share * params.least_snr * _worst_place(psf, half)
     zero, wanted = np.zeros((tallest, n_x), np.float32), np.ones((1, max(1, n_x // 64)), np.uint8)
     found = []
     for k, (first, last) in enumerate(pairwise(edges)):
         low, high = max(0, first - half - 1), min(n_y, last + half + 1)
         band = data[: high - low], zero[: high - low], variance[: high - low]
         _fill_band_inplace(band, difference.pix[low:high], difference.sigma[low:high])
-        rows = find_peaks(
-            band, np.zeros(2), filters[k : k + 1], wanted, params.detect_sigma, params.least_share, both_signs=True
-        )
+        rows = find_peaks(band, np.zeros(2), filters[k : k + 1], wanted, least, params.least_share, both_signs=True)
         rows[:, 1] += low
         found.append(rows[(rows[:, 1] >= first - 0.5) & (rows[:, 1] < last - 0.5)])
         if sum(map(len, found)) > params.max_peaks:
@@ -169,6 +171,13 @@ def detect(difference: Difference, params: CandidateParams) -> np.ndarray:
     peaks = np.concatenate(found)
     peaks = peaks[np.lexsort((peaks[:, 0], peaks[:, 1]))]
     return np.rec.fromarrays(peaks.T, dtype=PEAK_DTYPE).view(np.ndarray)
+
+
+def _worst_place(psf, half):
+    """Significance in the peak pixel of a star on the corner of a pixel over that of a centred one."""
+    center = psf.center(half)
+    corner = psf.images(*(np.array([n // 2 + 0.499]) for n in psf.shape[::-1]), half)[0]
+    return float((center * corner).sum() / (center**2).sum())
 
 
 def _fill_band_inplace(band, pix, sigma):
@@ -182,7 +191,19 @@ def _fill_band_inplace(band, pix, sigma):
     np.copyto(variance, np.inf, where=bad)
 
 
-def _filter(table, params, counts):
+def _dipoles(fits, reach_pix, params):
+    """Which sources have a counterpart of the other sign so close that the two are one displaced star."""
+    out = np.zeros(len(fits), bool)
+    if len(fits) > 1:
+        one, two = cKDTree(np.stack([fits["x"], fits["y"]], axis=1)).query_pairs(reach_pix, output_type="ndarray").T
+        rest = np.abs(fits["flux"][one] + fits["flux"][two])
+        larger = np.maximum(np.abs(fits["flux"][one]), np.abs(fits["flux"][two]))
+        found = (fits["flux"][one] * fits["flux"][two] < 0) & (rest < params.dipole_balance * larger)
+        out[one[found]] = out[two[found]] = True
+    return out
+
+
+def _filter(table, dipole, params, counts):
     """Which rows pass; adds the reasons of the others to the counts, the first that holds."""
     slack = 1 + params.elong_slack / np.maximum(table["snr"], 1e-3)
     reach = params.magdiff_sigma * table["sigfluxap"]
@@ -191,6 +212,7 @@ def _filter(table, params, counts):
         "magpsf": ~(table["magpsf"] <= params.faintest_mag),
         "edge": ~(table["mindtoedge"] >= params.edge_pix),
         "nbad": table["nbad"] > params.max_nbad,
+        "dipole": dipole,
         "fwhm": ~(table["fwhm"] <= params.max_fwhm_pix),
         "elong": ~(table["elong"] <= 1 + (params.max_elong - 1) * slack),
         "magdiff": ~(aperture <= star * 10 ** (-0.4 * params.min_magdiff) + reach)

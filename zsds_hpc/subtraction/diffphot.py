@@ -11,6 +11,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 from zsds_hpc.core.params import Params, param
+from zsds_hpc.psf.model import PsfModel
 from zsds_hpc.subtraction.cutouts import offsets, windows
 from zsds_hpc.subtraction.images import Difference
 
@@ -210,17 +211,47 @@ def _light(scene, rows, pairs):
     if not wanted.any():
         return 0.0
     own, other = np.searchsorted(rows, pairs.own[wanted]), pairs.other[wanted]
-    side = 2 * scene.half + 1
-    middle = np.rint(scene.value[:, :2]).astype(np.intp)
-    shift = middle[rows[own]] - middle[other]
-    wide = scene.half + int(np.abs(shift).max())
-    sources, index = np.unique(other, return_inverse=True)
-    x, y, flux = scene.value[sources].T
-    stamps = scene.difference.psf.images(x, y, wide) * flux[:, None, None]
-    out = np.zeros((len(rows), side, side))
-    for k, source, (column, row) in zip(own, index, shift + wide - scene.half):
-        out[k] += stamps[source, row : row + side, column : column + side]
+    middle = np.rint(scene.value[rows, :2]).astype(np.intp)
+    return _summed(scene.difference.psf, (middle, scene.half), scene.value, _Pairs(own, other))
+
+
+def _summed(psf, places, value, pairs):
+    """Light of sources `pairs.other` of `value` in the windows `pairs.own`, given by their middles and half side."""
+    middle, half = places
+    side = 2 * half + 1
+    shift = middle[pairs.own] - np.rint(value[pairs.other, :2]).astype(np.intp)
+    wide = half + int(np.abs(shift).max())
+    sources, index = np.unique(pairs.other, return_inverse=True)
+    x, y, flux = value[sources].T
+    stamps = psf.images(x, y, wide) * flux[:, None, None]
+    out = np.zeros((len(middle), side, side))
+    for own, source, (column, row) in zip(pairs.own, index, shift + wide - half):
+        out[own] += stamps[source, row : row + side, column : column + side]
     return out
+
+
+def light_of_others(psf: PsfModel, fits: np.ndarray, half: int, reach_pix: float) -> np.ndarray:
+    """Light of the other fitted sources in a window about each.
+
+    Parameters
+    ----------
+    psf : PsfModel
+    fits : ndarray, shape (n,), `FIT_DTYPE`
+    half : int
+        Half side of the windows.
+    reach_pix : float
+        Sources farther away than this are left out.
+
+    Returns
+    -------
+    ndarray, shape (n, 2 half + 1, 2 half + 1), float64
+    """
+    value = np.stack([fits["x"], fits["y"], fits["flux"]], axis=1)
+    near = cKDTree(value[:, :2]).query_pairs(reach_pix, output_type="ndarray")
+    if not len(near):
+        return np.zeros((len(fits), 2 * half + 1, 2 * half + 1))
+    pairs = _Pairs(*np.concatenate([near, near[:, ::-1]]).T)
+    return _summed(psf, (np.rint(value[:, :2]).astype(np.intp), half), value, pairs)
 
 
 def _scores(scene, rows, equations):
