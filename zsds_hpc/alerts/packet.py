@@ -13,7 +13,7 @@ import math
 import operator
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import fastavro
@@ -244,15 +244,41 @@ def decode(data: bytes) -> list[dict[str, Any]]:
     """
     try:
         reader = fastavro.reader(io.BytesIO(data))
-        written: Any = reader.writer_schema
-        name = written.get("name") if isinstance(written, dict) else None
-        packets = list(reader) if name in ("ztf.alert", "alert") else None
+        problem = _problem(reader.writer_schema, reader.codec)
+        packets: list[Any] = [] if problem else list(reader)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadInput(f"not a whole Avro container of alert packets ({reason[:200]})") from error
-    if packets is None:
-        raise BadInput(f"an Avro container of {name}, not of alert packets")
+    if problem:
+        raise BadInput(problem)
     return [_brought_up(packet) for packet in packets]
+
+
+def _problem(written: Any, codec: str) -> str:
+    """What speaks against decoding: a few bytes can declare an endless array of nothing, or unpack to gigabytes."""
+    name = written.get("name") if isinstance(written, dict) else written
+    if name not in ("ztf.alert", "alert"):
+        return f"an Avro container of {name}, not of alert packets"
+    if codec != "null":
+        return f"an Avro container compressed by {codec}; alert packets are not"
+    for array in _arrays(written):
+        rows = array.get("items")
+        own = rows.get("fields", ()) if isinstance(rows, dict) else ()
+        if not any(field["type"] in ("int", "long", "float", "double") for field in own):
+            return "an Avro container with an array of what is no row of an alert packet"
+    return ""
+
+
+def _arrays(node: Any) -> Iterator[dict[str, Any]]:
+    """Arrays and maps that a schema declares, at any depth."""
+    if isinstance(node, dict):
+        if node.get("type") in ("array", "map"):
+            yield node
+        for value in node.values():
+            yield from _arrays(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _arrays(value)
 
 
 def _brought_up(packet: Any) -> dict[str, Any]:

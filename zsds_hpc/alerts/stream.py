@@ -60,11 +60,6 @@ class Outcome(NamedTuple):
     problem: str
 
 
-def topic_of(night: str, programid: int) -> str:
-    """Topic of a night's packets of an observing program, as the survey names it."""
-    return f"ztf_{night}_programid{programid}"
-
-
 class Publisher:
     """A connection to a broker.
 

@@ -19,7 +19,7 @@ from zsds_hpc.alerts.packet import decode, encode
 from zsds_hpc.archive import paths
 from zsds_hpc.archive.atomic import passing_faults
 from zsds_hpc.archive.fitsfiles import read_bytes
-from zsds_hpc.archive.provenance import outputs_hold, read_record
+from zsds_hpc.archive.provenance import Record, outputs_hold, read_record
 from zsds_hpc.core.errors import BadInput, UsageError
 from zsds_hpc.core.states import State
 
@@ -64,8 +64,7 @@ def sealed_alerts(root: Path, night: str) -> dict[int, list[Path]]:
     BadInput
         A container is missing or is not the one that was sealed.
     """
-    records = [read_record(path) for path in sorted((root / paths.record("alerts", night, "x")).parent.glob("*.json"))]
-    done = [record for record in records if record and record.state == State.DONE]
+    done = [record for record in _records(root, night) if record.state == State.DONE]
     if not done:
         raise UsageError(f"{root}: no alert packets of night {night}; run the alerts pipeline first")
     found: dict[int, list[Path]] = {}
@@ -76,6 +75,16 @@ def sealed_alerts(root: Path, night: str) -> dict[int, list[Path]]:
             if kind := _PROGRAM.search(relative):
                 found.setdefault(int(kind["programid"]), []).append(root / relative)
     return {programid: sorted(files) for programid, files in sorted(found.items())}
+
+
+def unsettled(root: Path, night: str) -> list[str]:
+    """Images of a night whose packets are lacking: their unit of the alerts pipeline ended badly."""
+    return [record.unit_id for record in _records(root, night) if record.state not in (State.DONE, State.NO_WORK)]
+
+
+def _records(root: Path, night: str) -> list[Record]:
+    files = sorted((root / paths.record("alerts", night, "x")).parent.glob("*.json"))
+    return [record for record in map(read_record, files) if record is not None]
 
 
 def single_packets(files: Iterable[Path], without: Iterable[int] = ()) -> Iterator[tuple[int, bytes]]:

@@ -4,7 +4,7 @@ import argparse
 import datetime
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from zsds_hpc.alerts import schema
 from zsds_hpc.alerts.packet import CUTOUTS, cutout_pixels, decode
 from zsds_hpc.alerts.voevent import ROLES, iso_of_jd, voevent
 from zsds_hpc.archive import alertfiles, paths
+from zsds_hpc.archive.alertfiles import Journal
 from zsds_hpc.archive.atomic import atomic_path, sha256_of, write_bytes
 from zsds_hpc.archive.fitsfiles import read_bytes
 from zsds_hpc.core.errors import UsageError
@@ -31,6 +32,9 @@ _EXAMPLES = """examples:
 _ZOOM = 4
 _GAP_PIX = 4
 _MOST_REASONS = 10
+
+#: (candid, container of the packet)
+Packets = Iterable[tuple[int, bytes]]
 
 
 def add_command(commands: Any) -> None:
@@ -242,30 +246,67 @@ def _close(options: argparse.Namespace) -> int:
         with atomic_path(final) as temporary:
             n_packets = alertfiles.write_archive(temporary, alertfiles.single_packets(files))
         print(f"{final}: {n_packets} packets, sha256 {sha256_of(final)}")
-    return EXIT_CLEAN
+    lacking = alertfiles.unsettled(options.archive, options.night)
+    if lacking:
+        some = ", ".join(lacking[:_MOST_REASONS])
+        print(
+            f"night {options.night}: {len(lacking)} images without packets, close again after them: {some}",
+            file=sys.stderr,
+        )
+    return EXIT_UNITS_FAILED if lacking else EXIT_CLEAN
 
 
 def _publish(options: argparse.Namespace) -> int:
-    # Kafka's library is loaded here, so that other commands start without it.
-    from zsds_hpc.alerts.stream import Publisher, topic_of
-
-    codes, publisher = [], None
     if not options.dry_run:
+        # Kafka's library is loaded here, so that other commands start without it.
+        from zsds_hpc.alerts.stream import Publisher
+
         publisher = Publisher(broker_settings(options.broker, options.broker_config), options.timeout_s)
-    for programid, files in _containers(options.archive, options.night, options.program).items():
-        journal = alertfiles.Journal(options.archive / paths.alert_journal(options.night, programid))
-        packets = alertfiles.single_packets(files, () if options.again else journal.delivered())
-        topic = topic_of(options.night, programid)
-        if publisher is None:
-            print(f"{topic}: {sum(1 for _ in packets)} packets to send, none sent")
-        else:
-            codes.append(publish(publisher, topic, packets, journal))
-        if EXIT_RETRY in codes:
+        return publish_night(options.archive, options.night, publisher, options.program, options.again)
+    for programid, packets, _ in _waiting(options.archive, options.night, options.program, options.again):
+        print(f"program {programid}: {sum(1 for _ in packets)} packets to send, none sent")
+    return EXIT_CLEAN
+
+
+def _waiting(
+    root: Path, night: str, programs: Iterable[int] | None, again: bool
+) -> Iterator[tuple[int, Packets, Journal]]:
+    """Program, packets to be sent, journal."""
+    for programid, files in _containers(root, night, programs).items():
+        journal = Journal(root / paths.alert_journal(night, programid))
+        yield programid, alertfiles.single_packets(files, () if again else journal.delivered()), journal
+
+
+def publish_night(
+    root: Path, night: str, publisher: Any, programs: Iterable[int] | None = None, again: bool = False
+) -> int:
+    """Send what has not been delivered of a night's sealed packets; returns an exit code.
+
+    Parameters
+    ----------
+    root : Path
+        Archive.
+    night : str
+    publisher : alerts.stream.Publisher
+    programs : iterable of int, optional
+        Observing programs; all by default.
+    again : bool, optional
+        Send delivered packets too.
+
+    Raises
+    ------
+    UsageError
+        There are no packets of the night, or of a program.
+    """
+    codes = [EXIT_CLEAN]
+    for programid, packets, journal in _waiting(root, night, programs, again):
+        codes.append(publish(publisher, f"ztf_{night}_programid{programid}", packets, journal))
+        if codes[-1] == EXIT_RETRY:
             break
-    return max(codes, default=EXIT_CLEAN)
+    return max(codes)
 
 
-def publish(publisher: Any, topic: str, packets: Iterable[tuple[int, bytes]], journal: alertfiles.Journal) -> int:
+def publish(publisher: Any, topic: str, packets: Packets, journal: Journal) -> int:
     """Send packets to a topic, note in the journal which the broker took; returns an exit code.
 
     Parameters
@@ -273,7 +314,7 @@ def publish(publisher: Any, topic: str, packets: Iterable[tuple[int, bytes]], jo
     publisher : alerts.stream.Publisher
     topic : str
     packets : iterable of (candid, bytes)
-    journal : alertfiles.Journal
+    journal : Journal
     """
     outcome = publisher.send(topic, packets, journal.append)
     print(f"{topic}: {outcome.n_delivered} packets delivered")

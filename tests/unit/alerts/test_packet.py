@@ -164,6 +164,29 @@ def test_other_containers_are_refused():
         decode(b"")
 
 
+@pytest.mark.parametrize("items", ["null", {"type": "record", "name": "row", "fields": []}])
+def test_an_endless_array_of_nothing_is_refused(items):
+    """2^50 items that take no byte: fastavro would make the list."""
+    made = fastavro.parse_schema(
+        {"type": "record", "name": "ztf.alert", "fields": [{"name": "a", "type": {"type": "array", "items": items}}]}
+    )
+    file = io.BytesIO()
+    fastavro.writer(file, made, [{"a": []}], sync_marker=b"s" * 16)
+    n_items = b"\x80\x80\x80\x80\x80\x80\x80\x04"
+    data = file.getvalue().replace(b"\x02\x02\x00", b"\x02" + bytes([2 * len(n_items) + 2]) + n_items + b"\x00")
+    assert len(data) > len(file.getvalue())
+    with pytest.raises(BadInput, match="no row of an alert packet"):
+        decode(data)
+
+
+def test_compressed_containers_are_refused():
+    """A deflated megabyte can be a gigabyte."""
+    file = io.BytesIO()
+    fastavro.writer(file, schema.parsed(), [packet()], codec="deflate")
+    with pytest.raises(BadInput, match="compressed by deflate"):
+        decode(file.getvalue())
+
+
 def test_encode_refuses_what_does_not_fit():
     broken = packet()
     broken["candidate"]["fid"] = "two"

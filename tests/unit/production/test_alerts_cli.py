@@ -8,8 +8,10 @@ import pytest
 from PIL import Image
 
 from tests.helpers import alertpackets, sealedalerts
+from zsds_hpc.archive import paths
 from zsds_hpc.archive.alertfiles import read_alerts, read_archive, sealed_alerts
-from zsds_hpc.core.states import EXIT_CLEAN, EXIT_UNITS_FAILED, EXIT_USAGE
+from zsds_hpc.archive.provenance import Record
+from zsds_hpc.core.states import EXIT_CLEAN, EXIT_UNITS_FAILED, EXIT_USAGE, State
 from zsds_hpc.production.cli import main
 
 NIGHT = "20200924"
@@ -96,9 +98,17 @@ def test_close_makes_an_archive_for_each_program(archive, capsys, tmp_path):
     assert len(read_alerts(sealed_alerts(archive, NIGHT)[1][0])) == 3
 
 
+def test_close_tells_which_images_lack(tmp_path, capsys):
+    sealedalerts.seal_night(tmp_path, NIGHT)
+    Record("image_q1", "alerts", NIGHT, State.ABORTED, "f").write(tmp_path / paths.record("alerts", NIGHT, "image_q1"))
+    assert zsds("close", NIGHT, "--archive", tmp_path) == EXIT_UNITS_FAILED
+    said = capsys.readouterr()
+    assert "5 packets" in said.out and "1 images without packets, close again after them: image_q1" in said.err
+
+
 def test_dry_run_of_publish_needs_no_broker(archive, capsys):
     assert zsds("publish", NIGHT, "--archive", archive, "--dry-run") == EXIT_CLEAN
-    assert "ztf_20200924_programid1: 5 packets to send, none sent" in capsys.readouterr().out
+    assert "program 1: 5 packets to send, none sent" in capsys.readouterr().out
 
 
 def test_settings_of_the_broker(archive, tmp_path, capsys):
