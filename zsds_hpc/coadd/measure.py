@@ -1,5 +1,6 @@
 """PSF and both catalogues of a reference image."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +17,15 @@ from zsds_hpc.photometry.detect import FLAG_SATURATED, Detections, DetectParams,
 from zsds_hpc.photometry.growth import ApertureCorrectionParams, aperture_corrections
 from zsds_hpc.photometry.profile import StarProfile
 from zsds_hpc.photometry.psfcat import psfcat_of
-from zsds_hpc.photometry.psfphot import PsfPhotometry, PsfPhotParams, psf_photometry
+from zsds_hpc.photometry.psfphot import PsfPhotometry, PsfPhotParams, photometry_with_psf, psf_photometry
 from zsds_hpc.photometry.seeing import quick_seeing
+from zsds_hpc.psf.build import PsfParams
 from zsds_hpc.psf.model import PsfModel
 from zsds_hpc.psf.qa import psf_metrics
+
+#: The profile of a mean of epochs is no sum of Moffats: the free spline reaches farther, and the core, bright as it is,
+#: must not bend the wings.
+_PSF = PsfParams(core_fwhm=4.0, wing_error=0.2)
 
 
 class MeasureReferenceParams(Params):
@@ -28,7 +34,10 @@ class MeasureReferenceParams(Params):
     background: BackgroundParams = param(BackgroundParams(), "What is left of the sky.")
     detect: DetectParams = param(DetectParams(), "Detection.")
     measure: MeasureParams = param(MeasureParams(), "Aperture catalogue.")
-    psfphot: PsfPhotParams = param(PsfPhotParams(), "PSF model and PSF catalogue.")
+    psf_sigma: float = param(
+        30.0, "The PSF is built from an image whose sources are this significant.", "", 5.0, 1000.0
+    )
+    psfphot: PsfPhotParams = param(PsfPhotParams(psf=_PSF), "PSF model and PSF catalogue.")
     growth: ApertureCorrectionParams = param(ApertureCorrectionParams(), "Curve of growth.")
 
 
@@ -136,11 +145,19 @@ def _sources(plane: Plane, sub: np.ndarray, noise: np.ndarray, params: MeasureRe
 def _psf_fits(
     plane: Plane, sub: np.ndarray, noise: np.ndarray, sources: Detections, params: MeasureReferenceParams
 ) -> PsfPhotometry:
+    """PSF from bright stars alone, then the fits of all.
+
+    A reference is so deep that wings of bright stars, not in the mean profile yet, would be found as many faint stars,
+    and the PSF, its neighbours subtracted, would lose its wings to them.
+    """
     assert sources.profile is not None  # _sources sees to it
     bright = sources.table[sources["flags"] & FLAG_SATURATED != 0]
     seeds = np.stack([bright["x"], bright["y"], bright["flux_iso"]], axis=1).astype(np.float64)
-    images = (sub, noise, plane.mask)
-    return psf_photometry(images, plane.gain_e, sources.profile, plane.saturate_dn, params.psfphot, seeds)
+    images, full = (sub, noise, plane.mask), params.psfphot
+    detect = full.detect.model_copy(update={"detect_sigma": max(params.psf_sigma, full.detect.detect_sigma)})
+    few = full.model_copy(update={"detect": detect, "min_snr": max(params.psf_sigma, full.min_snr)})
+    first = psf_photometry(images, plane.gain_e, sources.profile, plane.saturate_dn, few, seeds)
+    return replace(photometry_with_psf(images, plane.gain_e, first.psf, full, seeds), build=first.build)
 
 
 def _with_sources(mask: np.ndarray, sources: Detections, fits: np.ndarray) -> np.ndarray:

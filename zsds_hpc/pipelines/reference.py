@@ -12,7 +12,7 @@ import numpy as np
 from zsds_hpc.archive import database, paths, refimages
 from zsds_hpc.archive.database import Engine
 from zsds_hpc.archive.fitsfiles import FitsFile, card_value
-from zsds_hpc.archive.provenance import Record, read_record
+from zsds_hpc.archive.provenance import Record, outputs_hold, read_record
 from zsds_hpc.astrometry.tpv import TPV
 from zsds_hpc.coadd.combine import weigh
 from zsds_hpc.coadd.footprint import Grid, footprint_of
@@ -94,17 +94,14 @@ def plan(archive: Archive, engine: Engine, params: ReferenceSettings, request: R
     for row in database.get(engine, database.science_images, ("field", "rcid", "filtercode", "obsjd", "path")):
         if row["night"] <= request.night and row["filtercode"] in archive.camera.filters:
             groups.setdefault((row["field"], row["rcid"], row["filtercode"]), []).append(row)
+    _recall(archive, engine)
     made: dict[Key, list[dict[str, Any]]] = {}
     for row in database.get(engine, database.reference_images, ("version",)):
         made.setdefault((row["field"], row["rcid"], row["filtercode"]), []).append(row)
-    forgotten = _sealed_records(archive)
     units = []
     for key, rows in groups.items():
         versions = made.get(key, [])
-        if not versions and forgotten.get(_stem(key)):
-            units += [_as_sealed(record) for record in map(read_record, forgotten[_stem(key)]) if record]
-            continue
-        unit = _sealed_on(request.night, versions, archive)
+        unit = _damaged(request.night, versions, archive)
         if unit is None and (not versions or params.renew):
             unit = _new_unit(key, rows, versions, archive, params, request.night)
             if unit is not None:
@@ -115,26 +112,21 @@ def plan(archive: Archive, engine: Engine, params: ReferenceSettings, request: R
     return units
 
 
-def _sealed_on(night: str, versions: list[dict[str, Any]], archive: Archive) -> Unit | None:
-    """The unit that this night made, as it was: a rerun looks whether its products hold."""
-    row = next((row for row in versions if row["night"] == night), None)
-    record = read_record(archive.path(paths.record("reference", night, row["unit_id"]))) if row else None
-    return _as_sealed(record) if record else None
+def _recall(archive: Archive, engine: Engine) -> None:
+    """Enter sealed references that the database does not know (it was lost), so that none is ever made over."""
+    known = {row["unit_id"] for row in database.get(engine, database.reference_images)}
+    paths_of = [p for p in sorted(archive.path("records/reference").glob("*/ref_*.json")) if p.stem not in known]
+    records = [record for record in map(read_record, paths_of) if record and record.state == State.DONE]
+    catalogue(engine, archive.camera, records)
 
 
-def _as_sealed(record: Record) -> Unit:
-    """The unit of a record; when it holds, the runner enters it in the database and makes nothing."""
-    return Unit(record.unit_id, record.night, float(len(record.inputs)), record.inputs, record.metrics["unit"])
-
-
-def _sealed_records(archive: Archive) -> dict[str, list[Path]]:
-    """Records of sealed references by stem of their ids: also those that a lost database has forgotten."""
-    found: dict[str, list[Path]] = {}
-    for path in sorted(archive.path("records/reference").glob("*/ref_*_v*.json")):
-        record = read_record(path)
-        if record is not None and record.state == State.DONE:
-            found.setdefault(path.stem[: -len("_v001")], []).append(path)
-    return found
+def _damaged(night: str, versions: list[dict[str, Any]], archive: Archive) -> Unit | None:
+    """A sealed unit of this night whose products do not hold: made again as it was."""
+    for row in versions:
+        record = read_record(archive.path(paths.record("reference", night, row["unit_id"])))
+        if row["night"] == night and record is not None and outputs_hold(archive.root, record):
+            return Unit(record.unit_id, night, float(len(record.inputs)), record.inputs, record.metrics["unit"])
+    return None
 
 
 def _stem(key: Key) -> str:

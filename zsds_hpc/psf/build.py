@@ -33,6 +33,7 @@ class PsfParams(Params):
     stars_per_term: float = param(5.0, "Stars that a term of the polynomial needs.", "", 1.0, 1000.0)
     correction_size: float = param(0.5, "Largest size of the correction relative to the profile.", "", 1e-4, 10.0)
     profile_error: float = param(0.003, "Error of the final profile relative to its value.", "", 0.0, 0.1)
+    wing_error: float = param(0.005, "The same while the profile's wings are fitted.", "", 0.0, 1.0)
     sky_error: float = param(0.03, "Error of the background, over the noise of a pixel.", "", 1e-3, 10.0)
     n_sweeps: int = param(2, "Rounds of correction, each followed by a new fit of the stars.", "", 0, 20)
     clip_sigma: float = param(6.0, "Residual at which a pixel is left out.", "", 3.0, 1e6)
@@ -207,7 +208,7 @@ def _fit_elliptical(base, work, fit, params):
     n_most = min(params.max_wing_stars, params.max_wing_pixels // (2 * layout.half + 1) ** 2)
     rows = np.sort(rows[np.argsort(-fit.flux[rows], kind="stable")[: max(n_most, 5)]])
     bright, part = _rows(stars, rows), StarFit(*_rows(fit, rows))
-    for misfit in (0.02, 0.005):
+    for misfit in (max(0.02, params.wing_error), params.wing_error):
         stage = Stage(layout.half, layout.half_first, misfit, True, params.clip_sigma)
         base, part = elliptical.step(base, bright, part, degree, stage)
     last = Stage(layout.half_first, layout.half_first, 0.004, False, _NO_CLIP)
