@@ -67,8 +67,15 @@ def nested() -> dict[str, Any]:
 
 @functools.cache
 def parsed() -> Any:
-    """The whole schema as fastavro wants it."""
-    return fastavro.parse_schema(nested())
+    """The whole schema as fastavro wants it, its keys in an order that does not change from process to process."""
+    return _in_order(fastavro.parse_schema(nested()))
+
+
+def _in_order(node: Any) -> Any:
+    """fastavro orders keys by their hash, which Python salts; containers have the schema in them."""
+    if isinstance(node, dict):
+        return {key: _in_order(node[key]) for key in sorted(node)}
+    return [_in_order(each) for each in node] if isinstance(node, list) else node
 
 
 @functools.cache

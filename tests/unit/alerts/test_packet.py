@@ -2,19 +2,26 @@
 
 import contextlib
 import gzip
+import hashlib
 import io
 import math
+import os
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import fastavro
 import numpy as np
 import pytest
 from astropy.io import fits
 
-from tests.helpers import alertpackets
+from tests.helpers import alertpackets, sealedalerts
 from zsds_hpc.alerts import schema
 from zsds_hpc.alerts.packet import cutout_bytes, cutout_pixels, decode, encode, make_packet
 from zsds_hpc.core.errors import BadInput
+
+ROOT = Path(__file__).parents[3]
 
 
 def packet(previous=(), forced=(), stamps=None, **changes):
@@ -59,6 +66,20 @@ def test_round_trip_and_same_bytes():
     assert encode([back]) == data
     assert list(back) == list(packets[0]) == [field.name for field in schema.fields("alert")]
     assert decode(encode([])) == []
+
+
+def test_same_bytes_in_every_process():
+    """Python salts the hashes of text anew in each process."""
+    program = "from tests.helpers import sealedalerts as s; from zsds_hpc.alerts.packet import encode; import hashlib; "
+    program += "print(hashlib.sha256(encode(s.packets_of([5]))).hexdigest())"
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", program], env=os.environ | {"PYTHONHASHSEED": seed}, cwd=ROOT,
+            capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert digests == {hashlib.sha256(encode(sealedalerts.packets_of([5]))).hexdigest() + "\n"}
 
 
 def test_negative_candidate_has_a_bright_difference():
