@@ -87,6 +87,10 @@ def subtract(science: Science, template: Template, params: DifferenceParams) -> 
     _check("share of unusable pixels", metrics["masked_fraction"], 0.0, params.max_masked)
     sources = found.sources()
     corrects, whitens = _STEPS[params.method]
+    if corrects:
+        there = found.to_native(kernels.x, kernels.y)
+        wings = psfmatch.wing_residuals(science.psf, template.psf, kernels, there, params.psfmatch)
+        starcore.add_wings_inplace(pair.reference, sources, wings, _noise(pair), params.starcore)
     pair, misfit = _polished(pair, sources, science, corrects, params)
     metrics |= {f"misfit_{name}": value for name, value in misfit._asdict().items()}
     pix, sky = _difference(pair, params.background)
@@ -158,8 +162,7 @@ def _polished(
 ) -> tuple[_Pair, Misfit]:
     """The reference corrected on the stars, and what they say about errors in proportion to their flux."""
     shape = pair.science.shape
-    usable = pair.mask[::9, ::7] & (maskbits.UNUSABLE | maskbits.SOURCE) == 0
-    noise_dn = median_mad((pair.science[::9, ::7] - pair.reference[::9, ::7])[usable]).sigma
+    noise_dn = _noise(pair)
     images = (pair.science, pair.reference, pair.mask)
     windows = polish.star_windows(images, noise_dn**2, sources, science.gain_e, params.polish)
     used = np.ones(len(windows.x), bool)
@@ -176,6 +179,12 @@ def _polished(
         starcore.add_cores_inplace(pair.reference, sources, cores, noise_dn, params.starcore)
         left = starcore.without_cores(left, windows, cores, params.starcore)
     return pair, polish.measure_misfit(left, windows, used, params.polish.half_pix)
+
+
+def _noise(pair: _Pair) -> float:
+    """Noise of a pixel of the difference without sources, DN."""
+    usable = pair.mask[::9, ::7] & (maskbits.UNUSABLE | maskbits.SOURCE) == 0
+    return median_mad((pair.science[::9, ::7] - pair.reference[::9, ::7])[usable]).sigma
 
 
 def _blocks(shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

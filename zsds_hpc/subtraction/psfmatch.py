@@ -9,12 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import fft, linalg
+from scipy.signal import fftconvolve
 
 from zsds_hpc.core.params import Params, param
 from zsds_hpc.psf.model import PsfModel, monomials
 
-#: The models are evaluated at so many points per px; every `_STRIDE`-th is a pixel of a grid finer by 3/2.
-_OVERSAMPLING = 3
+#: The models are evaluated at so many points per px; every second one is a pixel of a grid finer by 3/2.
+_OVERSAMPLING, _STRIDE = 3, 2
 SIGMA_TO_FWHM = 2.3548200450309493
 
 
@@ -28,6 +29,8 @@ class PsfMatchParams(Params):
     wiener: float = param(2e-3, "Amplitudes of the reference's spectrum below this are not divided by.", "", 1e-5, 0.5)
     half_min: int = param(5, "Least half side of the kernel, fine px.", "px", 1, 12)
     half_max: int = param(11, "Largest half side of the kernel, fine px.", "px", 1, 12)
+    wing_from_pix: float = param(2.0, "Wings that the kernel does not reach are corrected from here outward.", "px", 1)
+    wing_half_pix: int = param(24, "Up to here.", "px", 5, 60)
 
 
 class Kernels(NamedTuple):
@@ -71,6 +74,14 @@ def fine_samples(psf: PsfModel, x: np.ndarray, y: np.ndarray, half: int, stride:
     ndarray, shape (n, stride^2, m, m), float64
         Flux per px of a unit star; m samples along an axis.
     """
+    dense = _lattice(psf, x, y, half)
+    n = (dense.shape[1] - stride) // stride
+    phases = [dense[:, b::stride, a::stride][:, :n, :n] for b in range(stride) for a in range(stride)]
+    return np.stack(phases, axis=1)
+
+
+def _lattice(psf: PsfModel, x: np.ndarray, y: np.ndarray, half: int) -> np.ndarray:
+    """Stars of unit flux on points a third of a px apart, on windows about whole px; the middle point is the star."""
     m, side = _OVERSAMPLING, 2 * half + 1
     dense = np.empty((len(x), side, m, side, m))
     for j in range(m):
@@ -78,10 +89,7 @@ def fine_samples(psf: PsfModel, x: np.ndarray, y: np.ndarray, half: int, stride:
             # A star moved by -t shows at pixel p the profile at p + t; within half a pixel the window stays.
             moved = np.rint(x) - (i - m // 2) / m, np.rint(y) - (j - m // 2) / m
             dense[:, :, j, :, i] = psf.images(*moved, half)
-    dense = dense.reshape(len(x), side * m, side * m)
-    n = (side * m - stride) // stride
-    phases = [dense[:, b::stride, a::stride][:, :n, :n] for b in range(stride) for a in range(stride)]
-    return np.stack(phases, axis=1)
+    return dense.reshape(len(x), side * m, side * m)
 
 
 def matching_kernels(
@@ -100,7 +108,7 @@ def matching_kernels(
         The places (x, y) in the science image and in native reference pixels.
     params : PsfMatchParams
     """
-    stride = 2
+    stride = _STRIDE
     one, other = (
         fine_samples(psf, *place, params.half_pix, stride) for psf, place in ((science, at), (reference, there))
     )
@@ -111,6 +119,8 @@ def matching_kernels(
     cross = fft.irfft2((np.conj(r_hat) * (s_hat - guess * r_hat)).sum(axis=1), (size, size))
     half = kernel_half(science.fwhm_pix, reference.fwhm_pix, params)
     y, x = (a.ravel() for a in np.mgrid[-half : half + 1, -half : half + 1])
+    round_ = np.hypot(y, x) < half + 0.5  # corners would take what belongs to the wings
+    y, x = y[round_], x[round_]
     lag = (y[:, None] - y) % size * size + (x[:, None] - x) % size
     ridge = params.wiener**2 * stride**2 * (_OVERSAMPLING / stride) ** 4  # spectra of fine samples of unit stars
     kernel = np.empty((len(power), len(x)))
@@ -118,8 +128,62 @@ def matching_kernels(
         normal = power[k].ravel().take(lag)
         normal[np.diag_indices_from(normal)] += ridge
         kernel[k] = linalg.solve(normal, cross[k, y, x], assume_a="pos", overwrite_a=True, check_finite=False)
-    kernel += fft.irfft2(guess, (size, size))[y, x]
-    return Kernels(kernel.reshape(-1, 2 * half + 1, 2 * half + 1), *at)
+    out = np.zeros((len(power), 2 * half + 1, 2 * half + 1))
+    out[:, y + half, x + half] = kernel + fft.irfft2(guess, (size, size))[y, x]
+    return Kernels(out, *at)
+
+
+def wing_residuals(
+    science: PsfModel, reference: PsfModel, kernels: Kernels, there: tuple, params: PsfMatchParams
+) -> Kernels:
+    """What the kernels leave of a star's wings, beyond their reach: science - k * reference, on science pixels.
+
+    Zero in the core, which `params.wing_from_pix` bounds, fading in over as much again.
+
+    Parameters
+    ----------
+    science, reference : PsfModel
+    kernels : Kernels
+    there : tuple of ndarray
+        The places of the kernels in native reference pixels.
+    params : PsfMatchParams
+
+    Returns
+    -------
+    Kernels
+        On points a third of a px apart, on windows of half side `params.wing_half_pix` + 1 px; see `at_phase`.
+    """
+    half, reach = params.wing_half_pix + 1, kernels.images.shape[1] // 2
+    wide = half + 2 * reach // _OVERSAMPLING + 1
+    side = _STRIDE * (kernels.images.shape[1] - 1) + 1
+    spread = np.zeros((len(kernels.x), side, side))
+    spread[:, ::_STRIDE, ::_STRIDE] = kernels.images
+    matched = fftconvolve(_lattice(reference, *there, wide), spread, mode="same", axes=(1, 2))
+    cut = slice(_OVERSAMPLING * (wide - half), -_OVERSAMPLING * (wide - half))
+    own = _lattice(science, kernels.x, kernels.y, half)
+    points = (np.arange(own.shape[1]) - own.shape[1] // 2) / _OVERSAMPLING
+    fade_in = np.clip(np.hypot(points[:, None], points) / params.wing_from_pix - 1, 0.0, 1.0)
+    return Kernels((own - matched[:, cut, cut]) * fade_in, kernels.x, kernels.y)
+
+
+def at_phase(images: np.ndarray, phase: np.ndarray) -> np.ndarray:
+    """Values on the pixels of windows about stars, of profiles on points a third of a px apart.
+
+    Parameters
+    ----------
+    images : ndarray, shape (n, 3 m, 3 m)
+    phase : ndarray, shape (n, 2)
+        Offset (x, y) of each star from the middle of its window, rounded to a third of a px.
+
+    Returns
+    -------
+    ndarray, shape (n, m - 2, m - 2)
+    """
+    m = images.shape[1] // _OVERSAMPLING
+    pixels = _OVERSAMPLING * np.arange(1, m - 1) + _OVERSAMPLING // 2
+    shift = np.clip(np.rint(_OVERSAMPLING * phase).astype(int), 1 - _OVERSAMPLING, _OVERSAMPLING - 1)
+    rows, columns = (pixels - shift[:, axis, None] for axis in (1, 0))
+    return images[np.arange(len(images))[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def kernel_half(science_fwhm: float, reference_fwhm: float, params: PsfMatchParams) -> int:

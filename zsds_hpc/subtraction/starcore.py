@@ -14,6 +14,10 @@ from zsds_hpc.psf import freespline
 from zsds_hpc.psf.freespline import Residuals
 from zsds_hpc.psf.model import PsfModel, monomials, node_offsets
 from zsds_hpc.subtraction.polish import Windows
+from zsds_hpc.subtraction.psfmatch import Kernels, at_phase, kernels_of_blocks
+
+#: Stars whose wings are held at once.
+_CHUNK = 64
 
 
 class StarCoreParams(Params):
@@ -96,17 +100,49 @@ def add_cores_inplace(
     int
         Stars that were corrected.
     """
-    n_y, n_x = reference.shape
-    half = params.half_pix
-    x, y = np.rint(sources["x"]).astype(int), np.rint(sources["y"]).astype(int)
-    strongest = float(np.abs(cores.center(half)).max())
-    rows = (x >= half) & (x < n_x - half) & (y >= half) & (y < n_y - half)
-    rows &= sources["flux"] * strongest > params.min_sigma * noise_dn
+    strongest = float(np.abs(cores.center(params.half_pix)).max())
+    rows = sources["flux"] * strongest > params.min_sigma * noise_dn
     rows = np.flatnonzero(rows & _star_like(sources, params.point_sources))
-    stamps = cores.images(sources["x"][rows], sources["y"][rows], half) * sources["flux"][rows, None, None]
-    for stamp, i, j in zip(stamps, x[rows].tolist(), y[rows].tolist()):
-        reference[j - half : j + half + 1, i - half : i + half + 1] += stamp
+    stamps = cores.images(sources["x"][rows], sources["y"][rows], params.half_pix)
+    add_stamps_inplace(reference, stamps * sources["flux"][rows, None, None], sources[rows])
     return len(rows)
+
+
+def add_wings_inplace(
+    reference: np.ndarray, sources: np.ndarray, wings: Kernels, noise_dn: float, params: StarCoreParams
+) -> int:
+    """Add to the matched reference what the kernel leaves of the wings of stars; returns how many there were.
+
+    Parameters
+    ----------
+    reference : ndarray, shape (ny, nx), float32
+        Is changed.
+    sources : ndarray, `images.SOURCE_DTYPE`
+    wings : Kernels
+        From `psfmatch.wing_residuals`.
+    noise_dn : float
+        Of a pixel without sources.
+    params : StarCoreParams
+    """
+    rows = sources[sources["flux"] * np.abs(wings.images).max() > params.min_sigma * noise_dn]
+    place = np.stack([rows["x"], rows["y"]], axis=1)
+    for start in range(0, len(rows), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        at = rows["x"][part, None], rows["y"][part, None]
+        images = at_phase(kernels_of_blocks(wings, reference.shape, at, 2)[:, 0], (place - np.rint(place))[part])
+        add_stamps_inplace(reference, images * rows["flux"][part, None, None], rows[part])
+    return len(rows)
+
+
+def add_stamps_inplace(image: np.ndarray, stamps: np.ndarray, sources: np.ndarray) -> None:
+    """Add square windows about the pixels nearest to sources, cut at the borders; one after the other."""
+    n_y, n_x = image.shape
+    half = stamps.shape[1] // 2
+    places = np.rint([sources["x"], sources["y"]]).astype(int).T.tolist()
+    for stamp, (i, j) in zip(stamps, places):
+        top, left = max(half - j, 0), max(half - i, 0)
+        part = image[max(j - half, 0) : max(j + half + 1, 0), max(i - half, 0) : max(i + half + 1, 0)]
+        part += stamp[top : top + part.shape[0], left : left + part.shape[1]]
 
 
 def _star_like(sources: np.ndarray, params: PointSourceParams) -> np.ndarray:
