@@ -80,7 +80,7 @@ COLUMNS = {
     "fluxnr": ("f4", "DN", "its flux on the scale of the science image"),
     "fluxref": ("f4", "DN", "PSF-weighted flux of the matched reference at this place"),
     "fluxratio": ("f4", "", "|flux| over |fluxref|, or over sigflux where that is larger"),
-    "dipole": ("f4", "", "deepest filtered value of the other sign within 2.2 FWHM, over the candidate's"),
+    "dipole": ("f4", "", "deepest filtered value of the other sign within 2.2 FWHM, over the candidate's; at most 99"),
     "maskfrac": ("f4", "", "share of pixels within 7 px that are unusable"),
     "noiserat": ("f4", "", "robust width of difference / sigma around"),
     "flags": ("i2", "", "OR of the survey mask in the 5x5 box; -1 at or near the edge"),
@@ -92,6 +92,7 @@ _MAG = 2.5 / np.log(10)
 _FWHM_OF_SIGMA = 2 * np.sqrt(2 * np.log(2))
 _MAX_SEERATIO = 2.0  # of the survey's packets
 _MASK_RADIUS_PIX = 7.0
+_LARGEST_DIPOLE = 99.0
 _NOISE_STRIDE = 3  # the filtered image is smooth over about this
 
 
@@ -238,7 +239,8 @@ def _fill_noise(table, difference, fits, turned, params):
     with np.errstate(invalid="ignore", divide="ignore"):
         table["ssnrms"] = score[:, wide, wide] / filtered_rms
         deepest = score[:, ring_of(-1, params.dipole_fwhm * psf.fwhm_pix, wide)].min(axis=1)
-        table["dipole"] = np.maximum(-deepest, 0) / np.maximum(score[:, wide, wide], 1e-30)
+        table["dipole"] = np.where(score[:, wide, wide] > 0, -deepest / score[:, wide, wide], np.inf)
+    table["dipole"] = table["dipole"].clip(0, _LARGEST_DIPOLE)
     table["dsdiff"] = table["dsnrms"] - table["ssnrms"]
 
 

@@ -228,6 +228,19 @@ def test_halves_of_a_dipole_are_rejected(shift, amplitude):
     assert len(result.table) == 0 and result.rejected["dipole"] == 2
 
 
+def test_what_is_no_star_is_rejected():
+    """Ripples about a bright star and lone hot pixels are as significant as a star, but do not look like one."""
+
+    def edit(pix, sigma, mask, reference):
+        y, x = np.mgrid[:41, :41] - 20.0
+        pix[80:121, 80:121] += (60 * np.sin(2.2 * np.hypot(x, y)) * (np.hypot(x, y) < 12)).astype(np.float32)
+        pix[300, 300] += 30 * SKY_SIGMA_DN
+        pix[400, 400] -= 30 * SKY_SIGMA_DN
+
+    result = find_candidates(make_difference(edit=edit), wcs(), PARAMS)
+    assert len(result.table) == 0 and result.rejected["chi"] >= 2
+
+
 def test_dipole_tells_a_one_sided_counterpart():
     stars = [(100.0, 100.0, 60 * SIGMA), (103.0, 100.0, -30 * SIGMA), (300.0, 300.0, 60 * SIGMA)]
     table = find_candidates(make_difference(stars), wcs(), PARAMS).table
