@@ -2,7 +2,7 @@
 
 import gzip
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from zsds_hpc.archive.atomic import atomic_path, sha256_of
 from zsds_hpc.core.errors import BadInput
 
 _GZIP_LEVEL = 3
-_ROW_GROUP = 20_000
 
 
 def write_rows(path: str | Path, rows: Mapping[str, Sequence[dict[str, Any]]]) -> None:
@@ -55,21 +54,24 @@ def read_rows(path: str | Path) -> dict[str, list[dict[str, Any]]]:
         raise BadInput(f"{path}: no whole file of a unit's rows ({error})") from error
 
 
-def write_parquet(path: str | Path, columns: Mapping[str, Sequence[Any]], types: Mapping[str, str]) -> str:
-    """Write rows to a Parquet file, whole or not at all; returns its SHA-256.
+def write_parquet(path: str | Path, types: Mapping[str, str], batches: Iterable[Sequence[Sequence[Any]]]) -> str:
+    """Write rows to a Parquet file, whole or not at all; returns its SHA-256. Memory holds one batch.
 
     Parameters
     ----------
     path : path
-    columns : mapping of str to sequence
-        Ordered by sky cell, so that a reader of one place skips most of the file.
     types : mapping
         Column -> ``int long double string``.
+    batches : iterable
+        Some rows each, a row with its values in the order of the columns. Ordered by sky cell, so that a reader of
+        one place skips most of the file.
     """
     kinds = {"int": pa.int32(), "long": pa.int64(), "double": pa.float64(), "string": pa.string()}
-    table = pa.table({name: pa.array(values, kinds[types[name]]) for name, values in columns.items()})
-    with atomic_path(path) as temporary:
-        pq.write_table(table, temporary, row_group_size=_ROW_GROUP, compression="zstd")
+    schema = pa.schema([(name, kinds[kind]) for name, kind in types.items()])
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for rows in batches:
+            arrays = [pa.array(values, field.type) for field, values in zip(schema, zip(*rows))]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
     return sha256_of(path)
 
 

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from zsds_hpc.alerts import schema
 from zsds_hpc.archive.database import Engine, metadata, transaction
-from zsds_hpc.astrometry.sphere import unit_vectors
+from zsds_hpc.astrometry.sphere import separation_deg
 
 Connection = sa.Connection
 Row = dict[str, Any]
@@ -39,7 +39,6 @@ CANDIDATE_FIELDS = tuple(f.name for f in schema.fields("candidate") if f.name no
 #: Fields of a packet's history.
 HISTORY_FIELDS = tuple(field.name for field in schema.fields("prv_candidate"))
 CORNERS = tuple(f"{axis}{k}" for axis in ("ra", "dec") for k in range(1, 5))
-#: The first years fill whole nights of one table each; sizes as in the schema.
 _SQL_TYPES: dict[str, Any] = {
     "int": sa.Integer, "long": sa.BigInteger, "float": sa.Float(53), "double": sa.Float(53), "string": sa.String(200)
 }  # fmt: skip
@@ -130,7 +129,10 @@ streaks = sa.Table(
     sa.Column("cell", sa.BigInteger, nullable=False, index=True),  # of the middle
     *_columns(SHARED_FIELDS),
     *[sa.Column(name, sa.Float(53)) for name in ("ra", "dec", "ra1", "dec1", "ra2", "dec2")],
-    *[sa.Column(name, sa.Float(53)) for name in ("length_pix", "snr", "mag", "sigmag", "score")],
+    *[
+        sa.Column(name, sa.Float(53))
+        for name in ("length", "angle", "flux", "sigflux", "snr", "mag", "sigmag", "score")
+    ],
     sa.Column("kind", sa.String(16)),
 )
 
@@ -144,12 +146,14 @@ known_asteroids = sa.Table(
     *[sa.Column(name, sa.Float(53), nullable=False) for name in ("ra", "dec", "rate_ra", "rate_dec", "mag")],
 )
 
+#: Where rows of `candidates` and `streaks` have gone.
 longterm_files = sa.Table(
     "longterm_files",
     metadata,
     sa.Column("path", sa.String(200), primary_key=True),
-    sa.Column("sha256", sa.String(64), nullable=False),
+    sa.Column("source", sa.String(32), nullable=False),
     sa.Column("night", sa.String(8), nullable=False, index=True),
+    sa.Column("sha256", sa.String(64), nullable=False),
     sa.Column("n_rows", sa.Integer, nullable=False),
 )
 
@@ -171,25 +175,34 @@ def cells_around(ra, dec, radius_arcsec: float) -> list[int]:
     return np.unique(np.concatenate(found)).tolist() if found else []
 
 
-def in_circle(table: sa.Table, ra: float, dec: float, radius_deg: float) -> sa.ColumnElement[bool]:
-    """Condition that the cell touches a circle: at most some tens of ranges, of cells as coarse as that takes."""
+def ranges_around(ra: float, dec: float, radius_deg: float) -> list[tuple[int, int]]:
+    """Ranges of cells (both ends included) that cover a circle: some tens at most, of coarser pixels where needed."""
     nside = NSIDE
     while nside > 1 and np.pi * np.radians(radius_deg) ** 2 > _MOST_CELLS * 4.0 * np.pi / (12 * nside * nside):
         nside //= 2
     per_cell = (NSIDE // nside) ** 2
     ranges = hpgeom.query_circle(nside, ra % 360.0, dec, radius_deg, inclusive=True, return_pixel_ranges=True)
-    column = table.c.cell
-    return sa.or_(*[column.between(int(low) * per_cell, int(high) * per_cell - 1) for low, high in ranges])
+    return [(int(low) * per_cell, int(high) * per_cell - 1) for low, high in ranges]
+
+
+def in_circle(table: sa.Table, ra: float, dec: float, radius_deg: float) -> sa.ColumnElement[bool]:
+    """Condition that the cell touches a circle."""
+    return sa.or_(*[table.c.cell.between(low, high) for low, high in ranges_around(ra, dec, radius_deg)])
 
 
 def cone(connection: Connection, table: sa.Table, ra: float, dec: float, radius_deg: float) -> list[Row]:
     """Rows within a circle, nearest first, with their distance as `arcsec`."""
     rows = _fetch(connection, sa.select(table).where(in_circle(table, ra, dec, radius_deg)))
+    return nearest_first(rows, ra, dec, radius_deg)
+
+
+def nearest_first(rows: Sequence[Row], ra: float, dec: float, radius_deg: float) -> list[Row]:
+    """Rows within a circle by their distance, which is added as `arcsec`."""
     if not rows:
         return []
-    places = unit_vectors(np.array([row["ra"] for row in rows]), np.array([row["dec"] for row in rows]))
-    chord = np.linalg.norm(places - unit_vectors(ra, dec), axis=1)
-    arcsec = np.degrees(2.0 * np.arcsin(np.minimum(chord / 2.0, 1.0))) * 3600.0
+    arcsec = 3600.0 * separation_deg(
+        np.array([row["ra"] for row in rows]), np.array([row["dec"] for row in rows]), ra, dec
+    )
     order = np.argsort(arcsec, kind="stable")
     return [rows[i] | {"arcsec": float(arcsec[i])} for i in order if arcsec[i] <= radius_deg * 3600.0]
 
@@ -198,6 +211,12 @@ def objects_in(connection: Connection, cells: Sequence[int]) -> list[Row]:
     """Objects in some cells, by identifier of their first detection."""
     rows = _in_cells(connection, sa.select(objects), objects, cells)
     return sorted(rows, key=lambda row: row["candid"])
+
+
+def objects_of(connection: Connection, unit_id: str) -> list[Row]:
+    """Objects that a unit has founded, now or in an earlier run."""
+    query = sa.select(objects).where(objects.c.unit_id == unit_id).order_by(objects.c.candid)
+    return _fetch(connection, query)
 
 
 def detections_in(connection: Connection, cells: Sequence[int], jd_before: float) -> list[Row]:

@@ -5,7 +5,7 @@ import importlib
 from zsds_hpc.core.errors import UsageError
 from zsds_hpc.pipelines.base import Pipeline
 
-NAMES = ("ingest", "superbias", "highv_flat", "calibrate", "reference")
+NAMES = ("ingest", "superbias", "highv_flat", "calibrate", "reference", "alerts")
 
 
 def get_pipeline(name: str) -> Pipeline:

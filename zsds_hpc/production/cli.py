@@ -22,6 +22,7 @@ _EXAMPLES = """examples:
   zsds calibrate IMAGE.fits --gaia G.parquet --ps1 P.parquet --out DIR   one step on plain files
   zsds forced SCIIMG --mask M --psf P --psfcat C --positions XY.csv --out XY_forced.csv   fluxes at given positions
   zsds alerts show FILE --png look.png                            alert packets; see zsds alerts --help
+  zsds transients query --archive A --ra 55.061 --dec 33.35 --radius 5   what was ever detected at a place
   zsds scorecard runs/demo --json                                 a simulated night against its truth
 """
 
@@ -33,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Data system of a wide-field time-domain survey.",
     )  # fmt: skip
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    from zsds_hpc.production import alerts_cli, alone, forced, night, refcat, settings_table
+    from zsds_hpc.production import alerts_cli, alone, forced, night, refcat, rolloff, settings_table
 
     for name, text in _PIPELINE_HELP.items():
         alone.add_command(commands, name, text)
@@ -41,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     forced.add_command(commands)
     night.add_command(commands)
     refcat.add_command(commands)
+    rolloff.add_command(commands)
     settings_table.add_command(commands)
     card = commands.add_parser("scorecard", help="compare a simulated run with its truth")
     card.add_argument("run", type=Path, help="directory of the run, such as runs/demo")

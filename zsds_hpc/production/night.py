@@ -145,7 +145,7 @@ def _launch(name: str, options: argparse.Namespace, site: SiteFacts, stop: _Stop
     command += [sys.executable, str(DRIVERS / f"{name}.py"), "--archive", str(options.archive)]
     command += ["--night", options.night, "--camera", options.camera]
     command += ["--incoming", str(options.incoming)] if name == "ingest" else []
-    command += ["--refcats", str(options.refcats)] if name == "calibrate" else []
+    command += ["--refcats", str(options.refcats)] if name in ("calibrate", "alerts") else []
     command += ["--database", options.database] if options.database else []
     command += ["--trust-sizes"] if options.trust_sizes else []
     if options.dry_run:
