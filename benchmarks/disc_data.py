@@ -20,6 +20,8 @@ REFERENCE_SEEING = (1.76, 1.77, 2.13, 1.70, 1.97, 1.70, 2.22, 2.04, 2.27, 1.90,
 SEEING = (1.58, 1.77, 1.97, 2.36, 2.76, 3.15)
 #: The exposure whose cost is measured.
 TIMED = 2
+#: Copy of the database when the reference is there and the night is not.
+SNAPSHOT = "reference.sqlite"
 
 _HEAD = """\
 seed: {seed}
@@ -93,6 +95,12 @@ def prepare_sky(place: Path, stars: int, seed: int, variable_fraction: float = 0
             call("-m", "zsds_hpc.production.cli", "refcat", "build", kind, source, "--out", store)
 
 
+def drop_dark_channels(place: Path) -> None:
+    """Remove raw images of the channels that stay dark: 38 MB each."""
+    for path in (place / "archive" / "raw").rglob(f"*_c{CCDID:02d}_?_q[234]_raw.fits"):
+        path.unlink()
+
+
 def prepare_reference(place: Path) -> None:
     """Calibrated epochs of the reference night and the reference image; raw channels are dropped when used."""
     mark = place / "reference.json"
@@ -101,12 +109,14 @@ def prepare_reference(place: Path) -> None:
     say("super-bias, flat, reference epochs")
     for pipeline, only in (("ingest", ()), ("superbias", ("q1",)), ("highv_flat", ("q1",)), ("calibrate", ("q1",))):
         drive(pipeline, place, REFERENCE_NIGHT, *only)
+        drop_dark_channels(place)
     shutil.rmtree(place / "archive" / "raw" / REFERENCE_NIGHT[:4] / REFERENCE_NIGHT[4:], ignore_errors=True)
     say("reference image")
     drive("reference", place, REFERENCE_NIGHT)
     found = sorted(str(path.relative_to(place)) for path in (place / "archive" / "ref").rglob("*refimg.fits"))
     if not found:
         sys.exit("the reference pipeline made no reference image; see the log")
+    shutil.copy(place / "archive" / "zsds.sqlite", place / SNAPSHOT)
     mark.write_text(json.dumps(found))
 
 
