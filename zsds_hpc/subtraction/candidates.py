@@ -43,7 +43,8 @@ class CandidateParams(Params):
     dipole_balance: float = param(0.5, "And their fluxes cancel but for this share of the larger.", "", 0.0, 1.0)
     max_chi: float = param(1.5, "Largest chi of a faint source.", "", 1.0, 100.0)
     max_chipsf: float = param(2.0, "Largest chipsf of a faint source.", "", 1.0, 1000.0)
-    psf_error: float = param(0.01, "What the two may grow by with S/N, owed to the PSF.", "", 0.0, 1.0)
+    chi_snr: float = param(25.0, "max_chi is larger by the square of S/N over this: PSF, blends.", "", 1.0)
+    chipsf_snr: float = param(10.0, "max_chipsf is larger by the square of S/N over this.", "", 1.0)
     max_fwhm_pix: float = param(7.0, "Largest fwhm.", "px", 1.0, 50.0)
     max_elong: float = param(1.6, "Largest elong; longer ones are looked for as streaks.", "", 1.0, 20.0)
     elong_slack: float = param(40.0, "max_elong - 1 is larger by this over S/N: noise makes round ones long.", "", 0.0)
@@ -209,7 +210,6 @@ def _dipoles(fits, reach_pix, params):
 def _filter(table, dipole, params, counts):
     """Which rows pass; adds the reasons of the others to the counts, the first that holds."""
     slack = 1 + params.elong_slack / np.maximum(table["snr"], 1e-3)
-    growth = params.psf_error * table["snr"]
     reach = params.magdiff_sigma * table["sigfluxap"]
     star, aperture = np.abs(table["flux"]), table["fluxap"] * np.where(table["isdiffpos"], 1, -1)
     fails = {
@@ -221,7 +221,8 @@ def _filter(table, dipole, params, counts):
         "elong": ~(table["elong"] <= 1 + (params.max_elong - 1) * slack),
         "magdiff": ~(aperture <= star * 10 ** (-0.4 * params.min_magdiff) + reach)
         | ~(aperture >= star * 10 ** (-0.4 * params.max_magdiff) - reach),
-        "chi": ~(table["chi"] <= params.max_chi + growth) | ~(table["chipsf"] <= params.max_chipsf + (5 * growth) ** 2),
+        "chi": ~(table["chi"] <= params.max_chi + (table["snr"] / params.chi_snr) ** 2)
+        | ~(table["chipsf"] <= params.max_chipsf + (table["snr"] / params.chipsf_snr) ** 2),
     }
     passed = np.ones(len(table), bool)
     for reason, failed in fails.items():
