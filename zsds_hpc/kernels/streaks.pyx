@@ -2,11 +2,13 @@
 
 import numpy as np
 
-from libc.math cimport floor
+from libc.math cimport floor, rintf
+from libc.stdint cimport int16_t
 from libc.string cimport memcpy, memset
 
 cdef extern from *:
     """
+    #include <stdint.h>
     /* Pixels in units of their noise, clipped; 0 where NaN or unusable (infinite sigma). */
     static inline void signal_row(
         const float *restrict pix, const float *restrict sigma, long n, float clip, float *restrict out)
@@ -26,36 +28,33 @@ cdef extern from *:
     {
         for (long i = 0; i < n; i++) { even[i] = a[2 * i]; odd[i] = a[2 * i + 1]; }
     }
-    static inline void add_rows(const float *restrict a, const float *restrict b, long n, float *restrict out)
+    static inline void add_rows(const int16_t *restrict a, const int16_t *restrict b, long n, int16_t *restrict out)
     {
         for (long i = 0; i < n; i++) out[i] = a[i] + b[i];
     }
     /* Sums of 64 elements, and the largest. */
-    static inline float add_top(const float *restrict a, const float *restrict b, float *restrict out)
+    static inline int add_top(const int16_t *restrict a, const int16_t *restrict b, int16_t *restrict out)
     {
-        float lane[16];
-        for (long k = 0; k < 16; k++) lane[k] = -1e30f;
-        for (long i = 0; i < 64; i += 16)
-            for (long k = 0; k < 16; k++) {
-                const float v = a[i + k] + b[i + k];
-                out[i + k] = v;
-                lane[k] = v > lane[k] ? v : lane[k];
-            }
-        for (long width = 8; width > 0; width /= 2)
-            for (long k = 0; k < width; k++) lane[k] = lane[k + width] > lane[k] ? lane[k + width] : lane[k];
-        return lane[0];
+        int16_t top = -32768;
+        for (long i = 0; i < 64; i++) {
+            const int16_t v = a[i] + b[i];
+            out[i] = v;
+            top = v > top ? v : top;
+        }
+        return top;
     }
     """
     void signal_row(const float* pix, const float* sigma, long n, float clip, float* out) noexcept nogil
     void add_scaled(const float* a, float factor, long n, float* out) noexcept nogil
     void split_row(const float* a, long n, float* even, float* odd) noexcept nogil
-    void add_rows(const float* a, const float* b, long n, float* out) noexcept nogil
-    float add_top(const float* a, const float* b, float* out) noexcept nogil
+    void add_rows(const int16_t* a, const int16_t* b, long n, int16_t* out) noexcept nogil
+    int add_top(const int16_t* a, const int16_t* b, int16_t* out) noexcept nogil
 
 cdef enum:
-    TILE = 512  # columns at a time, so that the sums of a strip stay in the cache
     BLOCK = 64  # columns of which a strip gives no more than its best line
-    N_BLOCKS = 8  # TILE over BLOCK
+    N_BLOCKS = 13
+    TILE = 832  # columns at a time, N_BLOCKS of BLOCK, so that the sums of a strip stay in the cache
+    LARGEST = 32000  # of a sum: 16 bits are enough, and exact
 
 
 def filter_and_bin(
@@ -140,7 +139,8 @@ def best_lines(const float[:, :] image, const float[:, ::1] per_sigma, double le
     least : float
         In units of the noise.
     clip : float
-        Elements of the image are clipped at plus and minus this.
+        Elements of the image are clipped at plus and minus this, and rounded so that the tallest strip's sums fit into
+        16 bits.
     first_height : int
 
     Returns
@@ -151,17 +151,18 @@ def best_lines(const float[:, :] image, const float[:, ::1] per_sigma, double le
     """
     cdef long n_levels = per_sigma.shape[0], top = 1 << n_levels, ny = image.shape[0], nx = image.shape[1]
     cdef long width = TILE + 2 * top, y0, x0, height, k, rows, x, y
-    cdef float[:, ::1] old = np.zeros((top, width), np.float32)
-    cdef float[:, ::1] new = np.zeros((top, width), np.float32)
-    cdef float[:, ::1] swap
-    cdef float[:, ::1] carry = np.empty((top, width), np.float32)
-    cdef Found found = Found(per_sigma, least)
+    cdef int16_t[:, ::1] old = np.zeros((top, width), np.int16)
+    cdef int16_t[:, ::1] new = np.zeros((top, width), np.int16)
+    cdef int16_t[:, ::1] swap
+    cdef int16_t[:, ::1] carry = np.empty((top, width), np.int16)
+    cdef float scale = LARGEST / (top * clip)
+    cdef Found found = Found(per_sigma, least, 1 / scale)
     cdef bint by_columns = image.strides[1] != sizeof(float) and image.strides[1] != -<long>sizeof(float)
     for x0 in range(-top // 2, nx, TILE):
         carry[:] = 0
         for y0 in range(0, ny, top):
             rows = min(top, ny - y0)
-            copy_clipped(image, y0, x0, rows, clip, by_columns, old)
+            copy_scaled(image, y0, x0, rows, (clip, scale), by_columns, old)
             rows = top if rows > top // 2 else power_above(rows)
             for k in range(n_levels):
                 height = 2 << k
@@ -171,7 +172,7 @@ def best_lines(const float[:, :] image, const float[:, ::1] per_sigma, double le
                     found.place(k, x0, nx)
                     overlapping(found, old, carry, new, rows, height, y0)
                 combine(found, old, new, rows, height, top, y0, height >= first_height)
-                memcpy(&carry[height // 2 - 1, 0], &old[rows - height // 2, 0], height // 2 * width * sizeof(float))
+                memcpy(&carry[height // 2 - 1, 0], &old[rows - height // 2, 0], height // 2 * width * sizeof(int16_t))
                 swap = old
                 old = new
                 new = swap
@@ -182,14 +183,14 @@ cdef class Found:
     """The lines found so far, and the best ones of the strip at hand."""
 
     cdef const float[:, ::1] per_sigma
-    cdef double least
+    cdef float least, unit
     cdef list kept
     cdef long level, x0, n_blocks
     cdef float[N_BLOCKS] best
     cdef long[N_BLOCKS] best_d, best_x
 
-    def __init__(self, per_sigma, least):
-        self.per_sigma, self.least, self.kept = per_sigma, least, []
+    def __init__(self, per_sigma, least, unit):
+        self.per_sigma, self.least, self.unit, self.kept = per_sigma, least, unit, []
 
     cdef void place(self, long level, long x0, long nx):
         self.level, self.x0 = level, x0
@@ -200,10 +201,11 @@ cdef class Found:
         for b in range(N_BLOCKS):
             self.best[b] = self.least
 
-    cdef void scan(self, const float* a, const float* b, float* out, long d) noexcept:
+    cdef void scan(self, const int16_t* a, const int16_t* b, int16_t* out, long d) noexcept:
         """Sums of two rows over the blocks, and whether one is the best so far."""
         cdef long block, i
-        cdef float unit = self.per_sigma[self.level, d], value
+        cdef float unit = self.per_sigma[self.level, d] * self.unit
+        cdef int value
         for block in range(self.n_blocks):
             i = block * BLOCK
             value = add_top(a + i, b + i, out + i)
@@ -224,11 +226,11 @@ cdef class Found:
 
 
 cdef void overlapping(
-    Found found, const float[:, ::1] old, const float[:, ::1] carry, float[:, ::1] spare, long rows, long height, long y0
+    Found found, const int16_t[:, ::1] old, const int16_t[:, ::1] carry, int16_t[:, ::1] spare, long rows, long height, long y0
 ):
     """Strips that begin in the middle of those of `combine`; the first reaches back into the rows before."""
     cdef long half = height // 2, s, d, shift
-    cdef const float* upper
+    cdef const int16_t* upper
     for s in range(rows // height):
         if s == 0 and y0 == 0:
             continue
@@ -241,7 +243,7 @@ cdef void overlapping(
 
 
 cdef void combine(
-    Found found, const float[:, ::1] old, float[:, ::1] new, long rows, long height, long top, long y0, bint search
+    Found found, const int16_t[:, ::1] old, int16_t[:, ::1] new, long rows, long height, long top, long y0, bint search
 ):
     """Lines of strips from those of their halves; a strip has `height` lines from each column, one in each row."""
     cdef long half = height // 2, s, d, shift, done, width = TILE + top - height
@@ -264,20 +266,21 @@ cdef void combine(
             found.keep(y0 + s * height)
 
 
-cdef void copy_clipped(
-    const float[:, :] image, long y0, long x0, long rows, float clip, bint by_columns, float[:, ::1] out
+cdef void copy_scaled(
+    const float[:, :] image, long y0, long x0, long rows, (float, float) limits, bint by_columns, int16_t[:, ::1] out
 ) noexcept:
-    """Rows of the image from column x0 on, 0 outside of it."""
+    """Rows of the image from column x0 on, clipped and scaled to integers; 0 outside of it."""
+    cdef float clip = limits[0], scale = limits[1]
     cdef long width = out.shape[1], first = max(0, -x0), end = min(width, image.shape[1] - x0), x, y
-    memset(&out[0, 0], 0, out.shape[0] * width * sizeof(float))
+    memset(&out[0, 0], 0, out.shape[0] * width * sizeof(int16_t))
     if by_columns:
         for x in range(first, end):
             for y in range(rows):
-                out[y, x] = min(max(image[y0 + y, x0 + x], -clip), clip)
+                out[y, x] = <int16_t>rintf(scale * min(max(image[y0 + y, x0 + x], -clip), clip))
     else:
         for y in range(rows):
             for x in range(first, end):
-                out[y, x] = min(max(image[y0 + y, x0 + x], -clip), clip)
+                out[y, x] = <int16_t>rintf(scale * min(max(image[y0 + y, x0 + x], -clip), clip))
 
 
 cdef long power_above(long n) noexcept:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zsds_hpc.core.maskbits import TRACK
-from zsds_hpc.subtraction.streak_fit import Trail, point_snr
+from zsds_hpc.subtraction.streak_fit import Trail, misfit, point_snr
 from zsds_hpc.subtraction.streak_table import STREAK_DTYPE
 from zsds_hpc.subtraction.streak_trail import along_and_across, planes
 
@@ -83,7 +83,8 @@ def _profile_inplace(row, trail):
     top = float(model.max())
     at_top = int(np.argmax(model * usable))
     row["brightness"] = top * np.sqrt(weight[at_top])
-    row["chi2dof"] = float(np.dot(residual**2, weight)) / max(int(usable.sum()) - 5, 1)
+    chi2 = trail.chi2
+    row["chi2dof"], row["misfit"] = chi2 / max(int(usable.sum()) - 5, 1), misfit(chi2, strip, trail.snr)
     row["gain"] = trail.snr**2 - point_snr(trail) ** 2
     light, expected = model * strip.data * weight, model * model * weight
     second = float(np.dot(expected, v**2)) / max(float(expected.sum()), 1e-30)
@@ -125,7 +126,7 @@ def _sides_inplace(row, trail, around):
     n_beside = max(int(beside.sum()), 1)
     row["sides"] = float(signal[beside].sum()) / n_beside
     row["negative"] = float((signal < -_OUTLIER_SIGMA).sum()) / max(int(usable.sum()), 1)
-    row["positive"] = float((signal[beside] > _OUTLIER_SIGMA).sum()) / n_beside
+    row["positive"] = (float((signal[beside] > _OUTLIER_SIGMA).sum()) + strip.n_clipped) / n_beside
     row["beyond"], row["sigbeyond"] = _beyond(trail)
     row["masked"] = 1 - float(model[usable].sum()) / max(float(model.sum()), 1e-30)
     row["maskednear"] = 1 - float(usable.mean())
@@ -143,7 +144,9 @@ def _beyond(trail):
         picture = planes(trail.tables, trail.places, start, end)[0]
         norm = float(np.dot(picture**2, trail.strip.weight))
         if norm > 0:
-            best = max(best, (float(np.dot(picture * residual, trail.strip.weight)) / norm / density, norm**-0.5 / density))
+            best = max(
+                best, (float(np.dot(picture * residual, trail.strip.weight)) / norm / density, norm**-0.5 / density)
+            )
     return best if np.isfinite(best[0]) else (0.0, 99.0)
 
 
@@ -200,4 +203,3 @@ def n_in_line(table: np.ndarray) -> np.ndarray:
         close = (np.abs(v) < _INLINE_PIX + np.radians(row["sigangle"]) * np.abs(u)) & (turn < _INLINE_DEG + 2 * slack)
         out[k] = int(close.sum()) - 1
     return out
-

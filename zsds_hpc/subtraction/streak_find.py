@@ -118,9 +118,7 @@ def line_seeds(image: Map, params: StreakParams) -> np.ndarray:
         view, lags = (image.bins.T, image.lags.T) if swapped else (image.bins, image.lags)
         if mirrored:
             view, lags = view[:, ::-1], lags[:, ::-1]
-        lines = kernel.best_lines(
-            view, line_noise(lags), params.line_sigma, params.clip_sigma, _FIRST_HEIGHT_BINS
-        )
+        lines = kernel.best_lines(view, line_noise(lags), params.line_sigma, params.clip_sigma, _FIRST_HEIGHT_BINS)
         rows, y0, moved, x0, snr = lines.T
         ends_x, ends_y = np.stack([x0, x0 + moved]), np.stack([y0, y0 + rows - 1])
         if mirrored:
@@ -238,11 +236,11 @@ def short_seeds(
     -------
     seeds : ndarray, `SEED_DTYPE`
         In the order of the peaks.
-    points : ndarray, shape (m, 2)
-        Peaks that are point sources without doubt.
+    points : ndarray, shape (m, 3)
+        Peaks that are point sources without doubt: x, y, signal to noise.
     """
     if not len(places):
-        return np.zeros(0, SEED_DTYPE), places
+        return np.zeros(0, SEED_DTYPE), np.zeros((0, 3))
     middle = np.rint(places).astype(int)
     snr = _stamps(pix, sigma, middle) @ bank.pictures.T
     point = bank.is_point
@@ -256,7 +254,8 @@ def short_seeds(
     ends = bank.ends[best[kept]] + np.tile(middle[kept], 2)
     seeds["x1"], seeds["y1"], seeds["x2"], seeds["y2"] = ends.T
     seeds["snr"] = top[kept]
-    return seeds, places[(gain < 0) & (best_point >= _SURE_POINT_SNR)]
+    sure = (gain < 0) & (best_point >= _SURE_POINT_SNR)
+    return seeds, np.column_stack([places, best_point])[sure]
 
 
 def _stamps(pix, sigma, middle):

@@ -16,9 +16,16 @@ _CLIP_SIGMA = 5.0
 _END_STEPS = 64
 _MAX_EXTENSIONS = 8
 _NEAR_LIMIT_PIX = 4
-_MAX_ITERATIONS = 15
-_LEAST_LENGTH_PIX = 0.5
-_TURN_RAD = 0.03
+_OUTLIER_SIGMA = 5.0
+_NEIGHBOUR_SHARE, _NEIGHBOUR_FWHM = 0.1, 1.5
+_LONG_FWHM = 6.0
+_MAX_ITERATIONS = 12
+_SETTLED = 3e-3  # of chi squared
+_HOPELESS = 0.7
+_PATIENCE = 4  # iterations, before a fit is given up
+_MOST_DAMPING = 100.0
+_LEAST_LENGTH_PIX = 1.5
+_TURN_RAD = 0.1  # turns the PSF, not the trail: a twentieth of its ellipticity
 _STEP_LIMITS_PIX = np.array([3.0, 3.0, 2.0, 2.0])
 
 
@@ -34,7 +41,8 @@ class Strip(NamedTuple):
 
     xy: np.ndarray  # (2, n) float64
     data: np.ndarray  # (n,) float64, 0 where unusable
-    weight: np.ndarray  # (n,) float64: 1 / sigma^2, 0 where unusable
+    weight: np.ndarray  # (n,) float64: 1 / sigma^2, 0 where unusable or clipped
+    n_clipped: int  # pixels that other light shines in
 
 
 class Trail(NamedTuple):
@@ -65,6 +73,11 @@ class Trail(NamedTuple):
     def model(self) -> np.ndarray:
         """DN in the pixels of the strip."""
         return self.flux / self.length * self.planes[0]
+
+    @property
+    def chi2(self) -> float:
+        """Chi squared in the strip."""
+        return float(np.dot((self.strip.data - self.model) ** 2, self.strip.weight))
 
 
 def refined(pixels: Pixels, ends: np.ndarray, fwhm_pix: float) -> tuple[np.ndarray, float]:
@@ -187,7 +200,44 @@ def strip_of(pixels: Pixels, ends: np.ndarray, margin_pix: float) -> Strip:
     data, sigma = pixels.pix[at].astype(float), pixels.sigma[at].astype(float)
     usable = np.isfinite(data) & np.isfinite(sigma) & (sigma > 0)
     weight = np.where(usable, 1 / np.where(usable, sigma, 1.0) ** 2, 0)
-    return Strip(np.stack([x, y]), np.where(usable, data, 0), weight)
+    return Strip(np.stack([x, y]), np.where(usable, data, 0), weight, 0)
+
+
+def _without_neighbours(strip, ends, fwhm_pix):
+    """The strip without bright pixels beside the segment: another source's, far above what the trail has there."""
+    signal = strip.data * np.sqrt(strip.weight)
+    v = np.abs(along_and_across(strip.xy, ends)[1])
+    core = signal[v < 1]
+    limit = max(_OUTLIER_SIGMA, _NEIGHBOUR_SHARE * float(core.max(initial=0.0)))
+    return _clipped(strip, (signal > limit) & (v > _NEIGHBOUR_FWHM * fwhm_pix))
+
+
+def _without_outliers(strip, tables, ends, fwhm_pix):
+    """The strip without pixels far from the trail's median brightness: other light on a long line, or too little."""
+    length = float(np.hypot(ends[2] - ends[0], ends[3] - ends[1]))
+    if length < _LONG_FWHM * fwhm_pix:
+        return strip
+    places = along_and_across(strip.xy, ends)
+    value = planes(tables, places, -length / 2, length / 2)[0]
+    n = int(np.clip(length / (2 * fwhm_pix), 4, 40))
+    piece = np.clip(np.floor((places[0] / length + 0.5) * n), 0, n - 1).astype(int)
+    light, norm = (
+        np.bincount(piece, weights=value * other * strip.weight, minlength=n) for other in (strip.data, value)
+    )
+    seen = norm > 0.1 * norm.max()
+    if not seen.any():
+        return strip
+    model = value * max(float(np.median(light[seen] / norm[seen])), 0.0)
+    return _clipped(
+        strip, np.abs(strip.data - model) * np.sqrt(strip.weight) > _OUTLIER_SIGMA + model * np.sqrt(strip.weight)
+    )
+
+
+def _clipped(strip, outliers):
+    """The strip without some pixels."""
+    outliers = outliers & (strip.weight > 0)
+    n_clipped = strip.n_clipped + int(outliers.sum())
+    return strip._replace(weight=np.where(outliers, 0, strip.weight), n_clipped=n_clipped)
 
 
 def fit_trail(pixels: Pixels, ends: np.ndarray, psf: PsfModel) -> Trail | None:
@@ -206,13 +256,14 @@ def fit_trail(pixels: Pixels, ends: np.ndarray, psf: PsfModel) -> Trail | None:
     Returns
     -------
     Trail or None
-        None when there is no trail: it shrinks to a point, its flux is negative or its pixels are unusable.
+        None when there is no trail: it shrinks to a point, its flux is negative, its pixels are unusable or far from
+        the model.
     """
     tables, angle, strip = _prepared(pixels, ends, psf)
     state = _evaluated(tables, strip, ends, None)
     damping = 1e-3
-    for _ in range(_MAX_ITERATIONS):
-        if state is None:
+    for k in range(_MAX_ITERATIONS):
+        if state is None or (k == _PATIENCE and misfit(state.chi2, strip, state.snr) > _HOPELESS):
             return None
         step = _step(state, damping)
         trial_ends, density = _stepped(ends, state.density, step)
@@ -223,13 +274,13 @@ def fit_trail(pixels: Pixels, ends: np.ndarray, psf: PsfModel) -> Trail | None:
                 return None
         trial = _evaluated(tables, strip, trial_ends, density)
         if trial is not None and trial.chi2 <= state.chi2 + 1e-9:
-            settled = state.chi2 - trial.chi2 < 1e-3
+            settled = state.chi2 - trial.chi2 < _SETTLED
             ends, state, damping = trial_ends, trial, damping * 0.2
             if settled:
                 break
         else:
             damping = max(damping, 1e-3) * 10
-            if damping > 1e4:
+            if damping > _MOST_DAMPING:
                 break
     return _finished(tables, strip, ends, state) if state is not None else None
 
@@ -241,6 +292,16 @@ class _State(NamedTuple):
     normal: np.ndarray
     places: np.ndarray
     planes: np.ndarray
+
+    @property
+    def snr(self) -> float:
+        return self.density * float(np.sqrt(self.normal[0, 0]))
+
+
+def misfit(chi2: float, strip: Strip, snr: float) -> float:
+    """Root of the chi squared that noise does not explain, over the signal to noise: about 0 for trails, 1 for others."""
+    n = int(np.count_nonzero(strip.weight))
+    return float(np.sqrt(max(chi2 - n - 4 * np.sqrt(2.0 * n), 0.0))) / max(snr, 1.0)
 
 
 def _direction(ends):
@@ -258,7 +319,9 @@ def _prepared(pixels, ends, psf):
     middle = ((ends[0] + ends[2]) / 2, (ends[1] + ends[3]) / 2)
     angle = _direction(ends)
     tables = local_tables(psf, middle, angle)
-    return tables, angle, strip_of(pixels, ends, tables.half_pix + 3)
+    strip = strip_of(pixels, ends, tables.half_pix + 3)
+    strip = _without_neighbours(strip, ends, psf.fwhm_pix)
+    return tables, angle, _without_outliers(strip, tables, ends, psf.fwhm_pix)
 
 
 def _evaluated(tables, strip, ends, density):
@@ -274,9 +337,9 @@ def _evaluated(tables, strip, ends, density):
             return None
         density = float(np.dot(value[0] * strip.data, strip.weight)) / norm
     part = np.clip(places[0] / length + 0.5, 0, 1)
-    design = np.stack([
-        value[0], density * value[1], density * value[2], density * value[3] * (1 - part), density * value[3] * part
-    ])
+    design = np.stack(
+        [value[0], density * value[1], density * value[2], density * value[3] * (1 - part), density * value[3] * part]
+    )
     residual = strip.data - density * value[0]
     weighted = design * strip.weight
     chi2 = float(np.dot(residual**2, strip.weight))
@@ -297,8 +360,6 @@ def _stepped(ends, density, step):
     """Ends after steps along (start, end) and across (start, end)."""
     length = float(np.hypot(ends[2] - ends[0], ends[3] - ends[1]))
     u = np.array([-length / 2 + step[1], length / 2 + step[2]])
-    if u[1] - u[0] < _LEAST_LENGTH_PIX:
-        u = u.mean() + np.array([-0.5, 0.5]) * _LEAST_LENGTH_PIX
     return _moved(ends, u, step[3:5]), density + step[0]
 
 
@@ -309,8 +370,7 @@ def _finished(tables, strip, ends, state):
         return None
     scale = 1 / np.sqrt(np.maximum(np.diag(state.normal), 1e-30))
     inverse = np.linalg.inv(state.normal * scale[:, None] * scale + 1e-9 * np.eye(5)) * scale[:, None] * scale
-    snr = state.density * np.sqrt(state.normal[0, 0])
-    return Trail(ends, state.density * length, float(snr), inverse, strip, state.places, state.planes, tables)
+    return Trail(ends, state.density * length, state.snr, inverse, strip, state.places, state.planes, tables)
 
 
 def point_snr(trail: Trail) -> float:

@@ -22,7 +22,7 @@ def feature_matrix(table: np.ndarray) -> dict[str, np.ndarray]:
     table : ndarray, shape (n,), `STREAK_DTYPE`
     """
     names = (
-        "chi2dof", "width", "evenness", "filled", "unbroken", "sides", "beyond", "negative", "positive", "spike",
+        "chi2dof", "misfit", "width", "evenness", "filled", "unbroken", "sides", "beyond", "negative", "positive", "spike",
         "masked", "maskednear", "noise", "refdist", "refratio",
     )  # fmt: skip
     out = {name: table[name].astype(float) for name in names}

@@ -8,16 +8,17 @@ from zsds_hpc.core.params import Params, param
 class StreakParams(Params):
     """What is looked for, and what is listed as a streak."""
 
-    line_sigma: float = param(5.2, "Significance of a line of the filtered map that is followed up.", ge=4, le=20)
-    peak_sigma: float = param(4.7, "Significance of a peak of the filtered map that is followed up.", ge=4, le=20)
+    line_sigma: float = param(5.0, "Significance of a line of the filtered map that is followed up.", ge=4, le=20)
+    peak_sigma: float = param(4.5, "Significance of a peak of the filtered map that is followed up.", ge=4, le=20)
     clip_sigma: float = param(4.0, "The filtered map is clipped here, lest one star makes a line.", ge=1, le=20)
     pixel_clip_sigma: float = param(12.0, "Pixels are clipped here before filtering.", ge=3, le=1000)
-    seed_snr: float = param(6.0, "Integrated signal to noise of a short trail at a peak.", ge=4, le=20)
-    seed_gain: float = param(4.0, "Chi squared that a trail gains on a point source at a peak.", ge=0, le=100)
-    min_snr: float = param(7.5, "Integrated signal to noise of a fitted trail.", ge=4, le=50)
-    min_gain: float = param(6.0, "Chi squared that a fitted trail gains on a point source.", ge=0, le=1000)
+    seed_snr: float = param(5.5, "Integrated signal to noise of a short trail at a peak.", ge=4, le=20)
+    seed_gain: float = param(1.0, "Chi squared that a trail gains on a point source at a peak.", ge=0, le=100)
+    min_snr: float = param(7.0, "Integrated signal to noise of a fitted trail.", ge=4, le=50)
+    min_gain: float = param(3.0, "Chi squared that a fitted trail gains on a point source.", ge=0, le=1000)
     min_length: float = param(3.5, "Shorter trails are point sources.", "px", ge=1, le=50)
     max_length: float = param(300.0, "Longer ones are satellites or aircraft.", "px", ge=50, le=5000)
+    max_misfit: float = param(0.5, "Root of the chi squared that noise does not explain, over the S/N.", ge=0.1, le=10)
     max_masked: float = param(0.5, "Largest unusable share of a trail.", ge=0, le=1)
     max_seeds: int = param(150, "No more places than this are measured, the most significant first.", ge=1, le=10000)
     min_score: float = param(0.5, "Score of a real streak.", ge=0, le=1)
@@ -47,6 +48,7 @@ COLUMNS = {
     "sigmag": ("f4", "mag", "error of mag"),
     "brightness": ("f4", "", "signal to noise of a pixel on the line"),
     "chi2dof": ("f4", "", "chi squared per degree of freedom about the trail"),
+    "misfit": ("f4", "", "root of the chi squared that noise does not explain, over snr"),
     "gain": ("f4", "", "chi squared that the trail gains on the best point source"),
     "width": ("f4", "", "second moment across the trail less that of the PSF, over that of the PSF"),
     "curvature": ("f4", "pix", "height of a parabola through the trail over its chord"),
@@ -63,7 +65,11 @@ COLUMNS = {
     "masked": ("f4", "", "unusable share of its flux"),
     "maskednear": ("f4", "", "unusable share of the pixels about it"),
     "noise": ("f4", "", "sigma of its pixels over the median of the image"),
-    "refdist": ("f4", "pix", "distance of the nearest reference source brighter than a tenth of it; 99 for none within"),
+    "refdist": (
+        "f4",
+        "pix",
+        "distance of the nearest reference source brighter than a tenth of it; 99 for none within",
+    ),
     "refratio": ("f4", "", "log10 of the flux of reference sources on the line over its own, -3 to 3"),
     "track": ("f4", "", "share of its line, prolonged on both sides, in a masked track"),
     "n_edges": ("i2", "", "ends at an edge of the image"),

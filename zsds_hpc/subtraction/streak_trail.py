@@ -9,7 +9,8 @@ from zsds_hpc.kernels.streaks import trail_planes  # type: ignore[attr-defined]
 from zsds_hpc.psf.model import PsfModel, monomials
 
 _STEP_PIX = 0.25
-_MOST_HALF_PIX = 8
+_HALF_PIX = 5, 8
+_HALF_FWHM = 3.0
 
 
 class Tables(NamedTuple):
@@ -22,7 +23,7 @@ class Tables(NamedTuple):
 
 def local_tables(psf: PsfModel, place: tuple[float, float], angle: float) -> Tables:
     """Tables of a point-spread function at a place of the image (0-based px) for a direction (rad)."""
-    half = min(_MOST_HALF_PIX, psf.half_pix)
+    half = min(int(np.clip(np.ceil(_HALF_FWHM * psf.fwhm_pix), *_HALF_PIX)), psf.half_pix)
     n = int(half / _STEP_PIX) + 3  # beyond what is asked of it, for the interpolation
     steps = _STEP_PIX * np.arange(-n, n + 1)
     u, v = steps[None, :], steps[:, None]
@@ -40,7 +41,7 @@ def _point_source(psf, place, dx, dy):
     """Values of the spline at any offsets."""
     (field,) = psf.field(np.array([place[0]]), np.array([place[1]]))
     terms = monomials(field[:1], field[1:], psf.degree)[0]
-    surface = np.tensordot(terms, psf.coefficients, axes=1)
+    surface = np.einsum("t,tij->ij", terms, psf.coefficients)
     middle = (surface.shape[0] - 1) / 2
     at = np.stack([psf.oversampling * dy + middle, psf.oversampling * dx + middle])
     return ndimage.map_coordinates(surface, at, order=3, prefilter=False, mode="constant", output=np.float64)

@@ -11,14 +11,16 @@ from zsds_hpc.photometry.aperture import magnitudes
 from zsds_hpc.subtraction import streak_find as find
 from zsds_hpc.subtraction.images import Difference
 from zsds_hpc.subtraction.streak_features import Surroundings, describe, n_in_line
-from zsds_hpc.subtraction.streak_fit import Pixels, fit_trail, refined
+from zsds_hpc.subtraction.streak_fit import Pixels, fit_trail, misfit, refined
 from zsds_hpc.subtraction.streak_model import StreakModel, kinds
 from zsds_hpc.subtraction.streak_table import STREAK_DTYPE, StreakParams
 
 _ERASE_FWHM = 2.0
-_POINT_ERASE_FWHM = 1.5
+_POINT_MARGIN_PIX = 2.0
 _ERASED_SHARE = 0.7
+_BRIGHT = 2.0  # times the least signal to noise: what is not a trail is erased too
 _SAME_PIX = 8.0
+_WING_SHARE = 0.6
 _SAMPLE_STRIDE = 1009
 _REFINED_SHARE = 0.7
 
@@ -117,8 +119,8 @@ class _Search:
         self.map = find.filtered_map(self.pixels.pix, self.pixels.sigma, self.fwhm, p)
         places = find.peaks(self.map, p.peak_sigma)
         short, points = find.short_seeds(self.pixels.pix, self.pixels.sigma, places, find.trail_bank(self.psf), p)
-        for x, y in points:
-            find.erase_inplace(self.map, (x, y, x, y), _POINT_ERASE_FWHM * self.fwhm)
+        for x, y, snr in points:
+            find.erase_inplace(self.map, (x, y, x, y), _point_radius(snr, self.fwhm))
         self.rejected["pointlike"] += len(places) - len(short)
         self._follow_lines(find.line_seeds(self.map, p))
         self._follow_peaks(short)
@@ -132,26 +134,35 @@ class _Search:
             ends = _ends_of(seeds[0])
             middle = [(seeds[a + "1"] + seeds[a + "2"]) / 2 for a in "xy"]
             left = np.hypot(middle[0] - middle[0][0], middle[1] - middle[1][0]) > _SAME_PIX
-            if self._measure(*refined(self.pixels, ends, self.fwhm)):
-                left[:] = True
-                left &= find.line_sum(self.map, seeds, self.params.clip_sigma) > _ERASED_SHARE * before
-                left[0] = False
+            ends, snr = refined(self.pixels, ends, self.fwhm)
+            is_trail = self._measure(ends, snr)
+            if is_trail or snr > _BRIGHT * self.params.min_snr:
+                find.erase_inplace(self.map, _ends_of(self.rows[-1]) if is_trail else ends, _ERASE_FWHM * self.fwhm)
+                left = find.line_sum(self.map, seeds, self.params.clip_sigma) > _ERASED_SHARE * before
+            left[0] = False
             seeds, before = seeds[left], before[left]
         self.rejected["unseen"] += len(seeds)
 
     def _follow_peaks(self, seeds):
-        """Short trails, the brightest first, but those that were found as lines."""
+        """Short trails, the brightest first, but those that were found as lines, and the wings of what is no trail."""
         seeds = seeds[np.argsort(-seeds["snr"], kind="stable")]
-        for seed in seeds[: self.params.max_seeds]:
-            if self._is_known(seed):
+        x, y = ((seeds[a + "1"] + seeds[a + "2"]) / 2 for a in "xy")
+        left = np.ones(len(seeds), bool)
+        n_measured = 0
+        for k, seed in enumerate(seeds):
+            if not left[k] or self._is_known(seed):
                 self.rejected["known"] += 1
+            elif n_measured == self.params.max_seeds:
+                self.rejected["unseen"] += 1
             else:
-                self._measure(_ends_of(seed), float(seed["snr"]))
-        self.rejected["unseen"] += max(len(seeds) - self.params.max_seeds, 0)
+                n_measured += 1
+                if not self._measure(_ends_of(seed), float(seed["snr"])):
+                    wings = np.hypot(x - x[k], y - y[k]) < _point_radius(seed["snr"], self.fwhm)
+                    left &= ~(wings & (seeds["snr"] < _WING_SHARE * seed["snr"]))
 
     def _is_known(self, seed):
         x, y = (seed["x1"] + seed["x2"]) / 2, (seed["y1"] + seed["y2"]) / 2
-        return any(_distance(x, y, row) < _ERASE_FWHM * self.fwhm + 1 for row in self.rows)
+        return any(_distance(x, y, row) < self.fwhm + 1 for row in self.rows)
 
     def _measure(self, ends, rough_snr):
         """Fit and list a trail; whether it is one."""
@@ -160,7 +171,6 @@ class _Search:
             self.rejected[reason] += 1
             return False
         self.rows.append(row)
-        find.erase_inplace(self.map, _ends_of(row), _ERASE_FWHM * self.fwhm)
         return True
 
     def _judged(self, ends, rough_snr):
@@ -169,10 +179,14 @@ class _Search:
         if rough_snr < _REFINED_SHARE * p.min_snr:
             return "faint", None
         trail = fit_trail(self.pixels, ends, self.psf)
-        if trail is None or trail.length < p.min_length:
+        if trail is None:
+            return "unfit", None
+        if trail.length < p.min_length:
             return "short", None
         if trail.snr < p.min_snr:
             return "faint", None
+        if misfit(trail.chi2, trail.strip, trail.snr) > p.max_misfit:
+            return "misfit", None
         row = describe(trail, self.around)
         if row["gain"] < p.min_gain:
             return "pointlike", None
@@ -181,6 +195,11 @@ class _Search:
         if self._is_known(row):
             return "known", None
         return "", row
+
+
+def _point_radius(snr, fwhm_pix):
+    """Where a point source of the given signal to noise falls to the noise: a Moffat profile of beta 3."""
+    return fwhm_pix * np.sqrt(max(np.cbrt(snr) - 1, 0)) + _POINT_MARGIN_PIX
 
 
 def _ends_of(row):
