@@ -22,7 +22,6 @@ from tools.training.scene import GAIN_E, MOVER, SIDE_PIX, Conditions, Scene, mak
 from zsds_hpc.archive.models import write_model
 from zsds_hpc.subtraction.images import Difference
 from zsds_hpc.subtraction.streak_model import StreakModel, feature_matrix
-from zsds_hpc.subtraction.streak_table import STREAK_DTYPE
 from zsds_hpc.subtraction.streaks import find_streaks
 
 NAME = "streaks"

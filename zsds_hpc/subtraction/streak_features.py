@@ -161,7 +161,7 @@ def _places_inplace(row, trail, around):
 
 
 def _references(trail, sources):
-    """Distance of the nearest reference source that matters, and log10 of the light of those on the line over its own."""
+    """Distance of the nearest source that matters, and log10 of the light of those on the line over the trail's."""
     reach = trail.length / 2 + _NEAR_REFERENCE_PIX
     x1, y1, x2, y2 = trail.ends
     near = (np.abs(sources["x"] - (x1 + x2) / 2) < reach) & (np.abs(sources["y"] - (y1 + y2) / 2) < reach)

@@ -299,7 +299,7 @@ class _State(NamedTuple):
 
 
 def misfit(chi2: float, strip: Strip, snr: float) -> float:
-    """Root of the chi squared that noise does not explain, over the signal to noise: about 0 for trails, 1 for others."""
+    """Root of the chi squared that noise does not explain, over the signal to noise: about 0 for a trail, or 1."""
     n = int(np.count_nonzero(strip.weight))
     return float(np.sqrt(max(chi2 - n - 4 * np.sqrt(2.0 * n), 0.0))) / max(snr, 1.0)
 

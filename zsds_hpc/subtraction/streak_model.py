@@ -22,8 +22,8 @@ def feature_matrix(table: np.ndarray) -> dict[str, np.ndarray]:
     table : ndarray, shape (n,), `STREAK_DTYPE`
     """
     names = (
-        "chi2dof", "misfit", "width", "evenness", "filled", "unbroken", "sides", "beyond", "negative", "positive", "spike",
-        "masked", "maskednear", "noise", "refdist", "refratio",
+        "chi2dof", "misfit", "width", "evenness", "filled", "unbroken", "sides", "beyond", "negative", "positive",
+        "spike", "masked", "maskednear", "noise", "refdist", "refratio",
     )  # fmt: skip
     out = {name: table[name].astype(float) for name in names}
     snr = np.maximum(table["snr"].astype(float), 1e-3)

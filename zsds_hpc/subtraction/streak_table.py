@@ -24,9 +24,13 @@ class StreakParams(Params):
     min_score: float = param(0.5, "Score of a real streak.", ge=0, le=1)
 
 
+#: Why a place that was looked at is not listed: no longer than the PSF; too faint; no trail fits; too short; far from
+#: the fitted trail; most of it unusable; part of another one; left out when too many places are to be looked at.
+REASONS = ("pointlike", "faint", "unfit", "short", "misfit", "masked", "known", "unseen")
+
 #: name -> (format, unit, meaning)
 COLUMNS = {
-    "x1": ("f8", "pix", "one end: position along x, first pixel at 0"),
+    "x1": ("f8", "pix", "one end: position along x, first pixel at 0 (at 1 in files)"),
     "y1": ("f8", "pix", "one end: position along y"),
     "x2": ("f8", "pix", "other end, of larger x: position along x"),
     "y2": ("f8", "pix", "other end: position along y"),

@@ -13,7 +13,7 @@ from zsds_hpc.subtraction.images import Difference
 from zsds_hpc.subtraction.streak_features import Surroundings, describe, n_in_line
 from zsds_hpc.subtraction.streak_fit import Pixels, fit_trail, misfit, refined
 from zsds_hpc.subtraction.streak_model import StreakModel, kinds
-from zsds_hpc.subtraction.streak_table import STREAK_DTYPE, StreakParams
+from zsds_hpc.subtraction.streak_table import REASONS, STREAK_DTYPE, StreakParams
 
 _ERASE_FWHM = 2.0
 _POINT_MARGIN_PIX = 2.0
@@ -34,7 +34,7 @@ class Streaks:
     table : ndarray, shape (n,), `streak_table.STREAK_DTYPE`
         By signal to noise, the highest first; false ones are listed with their low score.
     n_rejected : dict
-        Reason -> places that were looked at and are not listed.
+        Reason, of `streak_table.REASONS` -> places that were looked at and are not listed.
     min_score : float
         Of the real ones.
     """
@@ -107,7 +107,7 @@ class _Search:
         self.psf = difference.psf
         self.fwhm = difference.psf.fwhm_pix
         self.rows: list[np.ndarray] = []
-        self.rejected: Counter[str] = Counter()
+        self.rejected: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
         sample = difference.sigma.ravel()[::_SAMPLE_STRIDE]
         sample = sample[np.isfinite(sample)]
         median = float(np.median(sample)) if sample.size else 1.0
