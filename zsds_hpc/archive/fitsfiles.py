@@ -215,12 +215,17 @@ def _unit_parts(hdu: Hdu, first: bool) -> tuple[bytes, memoryview, bytes]:
         structure = _image_cards(hdu.data, first)
         body, scaling = _stored(hdu.data) if hdu.data is not None else (memoryview(b""), [])
         structure += scaling
-    fill = b"\0" * (-len(body) % fitswalk.BLOCK)
-    data_sum = fitswalk.ones_complement_sum(body)
     header = fits.Header([fits.Card(*card) for card in structure])
     if hdu.name:
         header["EXTNAME"] = hdu.name
     header.extend([fits.Card(*card) for card in hdu.cards], update=True)
+    return with_checksums(header, body)
+
+
+def with_checksums(header: fits.Header, body: memoryview) -> tuple[bytes, memoryview, bytes]:
+    """Header with its checksums, data, and what fills the last block, as they are written."""
+    fill = b"\0" * (-len(body) % fitswalk.BLOCK)
+    data_sum = fitswalk.ones_complement_sum(body)
     header["CHECKSUM"] = ("0" * 16, "HDU checksum")
     header["DATASUM"] = (str(data_sum), "data unit checksum")
     text = header.tostring().encode("ascii")
@@ -264,6 +269,12 @@ def _is_readable(card: fits.Card) -> bool:
         return card.value is not None
     except VerifyError:
         return False
+
+
+def stored_header(cards: Iterable[Card]) -> fits.Header:
+    """A header as it reads once it was written: numbers have the digits that a card holds."""
+    written = fits.Header([fits.Card(*card) for card in cards]).tostring()
+    return fits.Header.fromstring(written)
 
 
 def card_value(header: fits.Header, keyword: str) -> Any:

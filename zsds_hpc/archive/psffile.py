@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from zsds_hpc.archive.fitsfiles import Card, FitsFile, Hdu, card_value, write_fits
+from zsds_hpc.archive.fitsfiles import Card, FitsFile, Hdu, card_value, stored_header, write_fits
 from zsds_hpc.core.errors import BadInput
 from zsds_hpc.psf.model import PsfModel, spline_coefficients
 
@@ -25,14 +25,27 @@ def write_psf(path: str | Path, model: PsfModel, cards: Sequence[Card] = ()) -> 
     cards : sequence of (keyword, value[, comment])
         More header cards, or other values: LOADED, the stars that were looked at, is taken to be those used.
     """
-    values = model.coefficients.astype(np.float64)
-    for axis in (1, 2):
-        values = ndimage.correlate1d(values, _NODE_WEIGHTS, axis=axis, mode="mirror")
-    samples = values.astype(np.float32)  # flux per pixel of the image, as PSFEx has it
+    samples = _samples(model)
     rows = np.zeros(1, [("PSF_MASK", "f4", samples.shape)])
     rows["PSF_MASK"] = samples
     header = {card[0]: card for card in (*_cards(model), *cards)}
     write_fits(path, [Hdu(rows, list(header.values()), "PSF_DATA")])
+
+
+def _samples(model: PsfModel) -> np.ndarray:
+    """Flux per pixel of the image at the nodes, as PSFEx has it."""
+    values = model.coefficients.astype(np.float64)
+    for axis in (1, 2):
+        values = ndimage.correlate1d(values, _NODE_WEIGHTS, axis=axis, mode="mirror")
+    return values.astype(np.float32)
+
+
+def as_stored(model: PsfModel) -> PsfModel:
+    """A point-spread function as `read_psf` gives it back."""
+    header = stored_header(_cards(model))
+    coefficients = spline_coefficients(_samples(model).astype(np.float64)).astype(np.float32)
+    wing, chi2 = (header["PSFWINGF"], header["PSFWINGE"]), header["CHI2"] if model.n_stars else float("nan")
+    return PsfModel(coefficients, model.oversampling, model.degree, model.shape, wing, model.n_stars, chi2)
 
 
 def _cards(model: PsfModel) -> list[Card]:

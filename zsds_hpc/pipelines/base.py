@@ -34,6 +34,8 @@ class Unit:
         Whatever `run_unit` needs to know, JSON-ready.
     blocked_by : str
         Non-empty when an input is known to be missing: the reason.
+    first : Unit or None
+        Unit of the pipeline that this one continues; it is brought to its end before.
     """
 
     unit_id: str
@@ -42,6 +44,7 @@ class Unit:
     inputs: Mapping[str, str] = field(default_factory=dict)
     attrs: Mapping[str, Any] = field(default_factory=dict)
     blocked_by: str = ""
+    first: "Unit | None" = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,8 @@ class Work:
     log : logging.Logger
     comm : communicator or None
         Ranks that share this unit.
+    carry : dict
+        What a unit leaves in memory for the one that continues it; empty when it was sealed before.
     """
 
     archive: Archive
@@ -81,6 +86,7 @@ class Work:
     timers: Timers
     log: logging.Logger
     comm: Any = None
+    carry: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,8 @@ class Pipeline:
     serial : bool
         Each unit builds on what those before it entered in the database: rank 0 runs them one by one in the order of
         the plan, and stops at the first that is ABORTED.
+    continues : str
+        Pipeline whose unit of the same name each unit of this one continues, in memory where it can.
     restore : callable or None
         ``restore(archive, engine, records) -> None``: enter again what `run_unit` itself enters in the database,
         where it is missing.
@@ -126,6 +134,7 @@ class Pipeline:
     ensemble: bool = False
     retries_bad_input: bool = False
     serial: bool = False
+    continues: str = ""
     restore: Callable[..., None] | None = None
 
 

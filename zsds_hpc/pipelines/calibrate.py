@@ -150,6 +150,7 @@ def _calibrate(inputs: Inputs, work: Work, params: CalibrateParams, place: Any) 
     with work.timers("write"):
         used = {role: getattr(inputs, role) for role in ROLES}
         cards = science_cards(raw, used, result, Setting(camera, params))
+        work.carry["calibrated"] = (result, cards)
         write_products(result, cards, work, place, params)
     return result.metrics
 

@@ -5,7 +5,9 @@ import importlib
 from zsds_hpc.core.errors import UsageError
 from zsds_hpc.pipelines.base import Pipeline
 
-NAMES = ("ingest", "superbias", "highv_flat", "calibrate", "reference", "alerts")
+NAMES = ("ingest", "superbias", "highv_flat", "calibrate", "realtime", "alerts", "reference")
+#: Those that a night runs: `realtime` takes `calibrate` with it; references are made of what the night has added.
+OF_A_NIGHT = tuple(name for name in NAMES if name != "calibrate")
 
 
 def get_pipeline(name: str) -> Pipeline:

@@ -11,7 +11,7 @@ from zsds_hpc.core.errors import Retryable, UsageError, ZsdsError
 from zsds_hpc.core.states import EXIT_CLEAN, EXIT_RETRY, EXIT_USAGE
 from zsds_hpc.parallel.comm import broadcast, rank_of, world
 from zsds_hpc.parallel.guard import abort_on_crash, agree, was_agreed
-from zsds_hpc.pipelines.base import Archive, Request
+from zsds_hpc.pipelines.base import Archive, Pipeline, Request
 from zsds_hpc.pipelines.registry import get_pipeline
 from zsds_hpc.production.runner import Job, run_pipeline
 from zsds_hpc.settings.camera import load_camera
@@ -94,16 +94,20 @@ def _run(name: str, options: argparse.Namespace, comm: Any) -> int:
             return _list_units(name, archive, params, request) if rank_of(comm) == 0 else EXIT_CLEAN
     job_id = broadcast(comm, new_job_id(name))
     with agree(comm, "logs"):
-        job = Job(
-            get_pipeline(name),
-            archive,
-            params,
-            job_id,
-            comm,
-            retry_failed=options.retry_failed,
-            trust_sizes=options.trust_sizes,
-        )
+        job = make_job(get_pipeline(name), archive, params, job_id, comm)
+        for one in (job, job.before) if job.before else (job,):
+            one.retry_failed, one.trust_sizes = options.retry_failed, options.trust_sizes
     return run_pipeline(job, request)
+
+
+def make_job(pipeline: Pipeline, archive: Archive, params: Any, job_id: str, comm: Any = None) -> Job:
+    """A job, and with it that of the pipeline it continues, which has the settings of its own file."""
+    job = Job(pipeline, archive, params, job_id, comm)
+    if pipeline.continues:
+        first = get_pipeline(pipeline.continues)
+        own = load_params(first.params, CONFIG_DIR / "pipelines" / f"{first.name}.yml", {})
+        job.before = Job(first, archive, own, job_id, comm, log=job.log)
+    return job
 
 
 def _list_units(name: str, archive: Archive, params: Any, request: Request) -> int:

@@ -16,7 +16,7 @@ from zsds_hpc.core.errors import UsageError
 from zsds_hpc.core.states import EXIT_CLEAN, EXIT_RETRY, EXIT_UNITS_FAILED, EXIT_USAGE, MEANING, State
 from zsds_hpc.pipelines import ingest
 from zsds_hpc.pipelines.base import Archive, Request
-from zsds_hpc.pipelines.registry import NAMES, get_pipeline
+from zsds_hpc.pipelines.registry import NAMES, OF_A_NIGHT, get_pipeline
 from zsds_hpc.production.bookkeeping import rebuild
 from zsds_hpc.settings.camera import load_camera
 from zsds_hpc.settings.site import SiteFacts, load_site
@@ -37,7 +37,7 @@ def add_command(commands: Any) -> None:
     run.add_argument("--refcats", type=Path, required=True, metavar="DIR", help="stores `gaia` and `ps1`")
     run.add_argument("--site", default="laptop", metavar="NAME|FILE", help="site file (default: laptop)")
     run.add_argument("--ranks", type=int, default=0, help="MPI ranks (default: the site's, or the cores)")
-    run.add_argument("--pipelines", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help="some only")
+    run.add_argument("--pipelines", nargs="+", choices=NAMES, default=OF_A_NIGHT, metavar="NAME", help="some only")
     run.add_argument("--watch", action="store_true", help="poll for arrivals until the manifest is complete")
     run.add_argument("--poll-s", type=float, default=10.0, help="seconds between polls (default: 10)")
     run.add_argument(

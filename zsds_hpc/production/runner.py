@@ -9,7 +9,7 @@ import resource
 import signal
 import socket
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,16 @@ class Job:
     max_unforeseen: int = 20
     retry_failed: bool = False
     trust_sizes: bool = False
+    #: Of the pipeline that this one continues.
+    before: "Job | None" = None
     cpu_s: dict[str, float] = field(default_factory=dict)
+    log: Any = None
 
     def __post_init__(self) -> None:
         #: Parameters in full, and the camera's: with the inputs they decide the products.
         self.settings = {**self.params.model_dump(mode="json"), "camera": digest_of(self.archive.camera.model_dump())}
-        self.log = start_log(self.archive.path(paths.logs(self.job_id)), self.comm)
+        if self.log is None:
+            self.log = start_log(self.archive.path(paths.logs(self.job_id)), self.comm)
 
 
 def run_pipeline(job: Job, request: Request) -> int:
@@ -64,7 +68,7 @@ def run_pipeline(job: Job, request: Request) -> int:
             engine = job.archive.engine()
             places = paths.places(job.pipeline.name, request.night)
             n_removed = sum(remove_leftovers(job.archive.path(place)) for place in places)
-            units = _ordered(job.pipeline, job.pipeline.plan(job.archive, engine, job.params, request), request)
+            units = _ordered(job.pipeline, planned(job, engine, request), request)
             job.log.info("%s: %d units planned, %d leftovers removed", job.pipeline.name, len(units), n_removed)
     units = mpi.broadcast(job.comm, units)
     tally = _Tally(job, engine, len(units))
@@ -73,6 +77,15 @@ def run_pipeline(job: Job, request: Request) -> int:
     code = mpi.broadcast(job.comm, tally.finish() if mpi.rank_of(job.comm) == 0 else None)
     _report_steps(job)
     return code
+
+
+def planned(job: Job, engine: Any, request: Request) -> list[Unit]:
+    """Units of a job, those of the pipeline that it continues put before them."""
+    units = job.pipeline.plan(job.archive, engine, job.params, request)
+    if job.before is None:
+        return units
+    firsts = {unit.unit_id: unit for unit in job.before.pipeline.plan(job.archive, engine, job.before.params, request)}
+    return [replace(unit, first=firsts.get(unit.unit_id)) for unit in units]
 
 
 def _ordered(pipeline: Pipeline, units: list[Unit], request: Request) -> list[Unit]:
@@ -114,21 +127,49 @@ def _run_ensembles(job: Job, units: list[Unit], tally: "_Tally") -> None:
             tally.add(i, result)
 
 
-def run_unit(job: Job, unit: Unit, group: Any) -> dict[str, Any]:
+def run_unit(job: Job, unit: Unit, group: Any, carry: dict[str, Any] | None = None) -> dict[str, Any]:
     """Bring one unit to one state and seal its record; returns a compact result for rank 0.
 
     Parameters
     ----------
     group : communicator or None
         Ranks that share the unit; only the first of them writes.
+    carry : dict, optional
+        What the unit that this one continues has left in memory; what this one leaves is added.
+
+    Returns
+    -------
+    dict
+        ``record``; ``new``, False if it was sealed before; ``first``, the same of the unit that this one continues.
     """
+    carry = {} if carry is None else carry
+    if job.before is None:
+        return _run_one(job, unit, group, carry)
+    if unit.first is None:
+        return _run_one(job, replace(unit, blocked_by=f"no unit of {job.before.pipeline.name}"), group, carry)
+    first = run_unit(job.before, unit.first, group, carry)
+    for step, seconds in job.before.cpu_s.items():
+        job.cpu_s[step] = job.cpu_s.get(step, 0.0) + seconds
+    job.before.cpu_s.clear()
+    return {**_run_one(job, _continued(unit, first["record"]), group, carry), "first": first}
+
+
+def _continued(unit: Unit, first: Record) -> Unit:
+    """The unit with the products of the one before among its inputs, or blocked by its state."""
+    if first.state != State.DONE:
+        return replace(unit, blocked_by=f"{first.pipeline} is {first.state}: {first.reason}")
+    made = {path: seal.sha256 for path, seal in first.outputs.items()}
+    return replace(unit, inputs={**unit.inputs, **made})
+
+
+def _run_one(job: Job, unit: Unit, group: Any, carry: dict[str, Any]) -> dict[str, Any]:
     fingerprint = fingerprint_of(job.pipeline.name, job.settings, dict(unit.inputs))
     record_path = job.archive.path(paths.record(job.pipeline.name, unit.night, unit.unit_id))
     sealed = mpi.broadcast(group, _sealed_before(job, unit, record_path, fingerprint, group))
     if sealed is not None:
         return {"record": sealed, "new": False}
     stage, timers, started = Staging(job.archive.root), Timers(), time.time()
-    work = Work(job.archive, stage, timers, job.log, group)
+    work = Work(job.archive, stage, timers, job.log, group, carry)
     state, reason, metrics = _outcome(job, unit, work)
     record = Record(
         unit.unit_id, job.pipeline.name, unit.night, state, fingerprint, reason, dict(unit.inputs), {}, job.settings,
@@ -240,7 +281,7 @@ class _Tally:
     def __init__(self, job: Job, engine: Any, n_units: int):
         self._job, self._engine, self._n_units = job, engine, n_units
         self._counts: dict[State, int] = {}
-        self._batch: list[Record] = []
+        self._batches: dict[str, tuple[Pipeline, list[Record]]] = {}
         self._n_sealed_before = self._n_done = self._n_unforeseen = 0
         self._is_behind = False
         self._every = max(1, n_units // 10)
@@ -255,32 +296,38 @@ class _Tally:
         self._counts[record.state] = self._counts.get(record.state, 0) + 1
         self._n_done += 1
         self._n_sealed_before += not result["new"]
-        self._n_unforeseen += record.metrics.get("unforeseen", 0)
-        if record.state not in (State.DONE, State.NO_WORK):
-            self._job.log.warning("%s %s: %s", record.state, record.unit_id, record.reason)
-        self._batch.append(record)
-        if len(self._batch) >= _BATCH:
+        self._note(self._job.pipeline, record)
+        if "first" in result and self._job.before is not None:
+            self._note(self._job.before.pipeline, result["first"]["record"])
+        if any(len(batch) >= _BATCH for _, batch in self._batches.values()):
             self._flush()
         if self._n_done % self._every == 0:
             self._job.log.info("%s: %d of %d units", self._job.pipeline.name, self._n_done, self._n_units)
 
+    def _note(self, pipeline: Pipeline, record: Record) -> None:
+        self._n_unforeseen += record.metrics.get("unforeseen", 0)
+        self._is_behind |= record.state == State.ABORTED
+        if record.state not in (State.DONE, State.NO_WORK):
+            self._job.log.warning("%s %s %s: %s", record.state, pipeline.name, record.unit_id, record.reason)
+        self._batches.setdefault(pipeline.name, (pipeline, []))[1].append(record)
+
     def _flush(self) -> None:
         from zsds_hpc.production.bookkeeping import enter_records
 
-        try:
-            enter_records(self._engine, self._job.archive.camera, self._job.pipeline, self._batch)
-        except Retryable as error:  # the records are sealed: a rerun enters them
-            self._job.log.error("%d records not entered: %s", len(self._batch), error)
-            self._is_behind = True
-        self._batch = []
+        for pipeline, batch in self._batches.values():
+            try:
+                enter_records(self._engine, self._job.archive.camera, pipeline, batch)
+            except Retryable as error:  # the records are sealed: a rerun enters them
+                self._job.log.error("%d records not entered: %s", len(batch), error)
+                self._is_behind = True
+        self._batches = {}
 
     def finish(self) -> int:
         """Write what is left, log the sum, return the exit code."""
         self._flush()
         states = ", ".join(f"{count} {state}" for state, count in sorted(self._counts.items())) or "no units"
         self._job.log.info("%s: %s (%d were sealed before)", self._job.pipeline.name, states, self._n_sealed_before)
-        incomplete = self._n_done < self._n_units or State.ABORTED in self._counts or self._is_behind
-        if incomplete or self.too_many_unforeseen:
+        if self._n_done < self._n_units or self._is_behind or self.too_many_unforeseen:
             return EXIT_RETRY
         bad = {State.FAILED, State.UNPROCESSABLE, State.BLOCKED}
         return EXIT_UNITS_FAILED if bad & set(self._counts) else EXIT_CLEAN

@@ -84,6 +84,8 @@ COLUMNS = {
     "maskfrac": ("f4", "", "share of pixels within 7 px that are unusable"),
     "noiserat": ("f4", "", "robust width of difference / sigma around"),
     "flags": ("i2", "", "OR of the survey mask in the 5x5 box; -1 at or near the edge"),
+    "rb": ("f4", "", "score of the classifier on features, 0 bogus, 1 real; NaN when not vetted"),
+    "drb": ("f4", "", "score of the classifier on cutouts; NaN when not vetted"),
 }
 
 CANDIDATE_DTYPE = np.dtype([(name, form) for name, (form, _, _) in COLUMNS.items()])
@@ -164,6 +166,7 @@ def _fill_fit(table, difference, wcs, fits, limits):
     x, y = table["xpos"], table["ypos"]
     table["mindtoedge"] = np.min([x, y, n_x + 0.5 - x, n_y + 0.5 - y], axis=0)
     table["diffmaglim"], table["limitmag"] = limits
+    table["rb"] = table["drb"] = np.nan
 
 
 def _half_of_measures(psf, params):

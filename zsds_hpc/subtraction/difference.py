@@ -128,7 +128,10 @@ def _pair(found: Registration, kernels: Kernels, params: DifferenceParams) -> _P
     shape, grid = science.pix.shape, template.grid
     blocks_y, blocks_x = (max(1, n // params.psfmatch.block_pix) for n in grid.fine_shape)
     there = np.meshgrid(
-        *(grid.to_native((np.arange(b) + 0.5) * n / b - 0.5) for n, b in zip(grid.fine_shape[::-1], (blocks_x, blocks_y)))
+        *(
+            grid.to_native((np.arange(b) + 0.5) * n / b - 0.5)
+            for n, b in zip(grid.fine_shape[::-1], (blocks_x, blocks_y))
+        )
     )
     of_blocks = psfmatch.kernels_of_blocks(kernels, shape, found.from_native(*there), params.psfmatch.degree)
     matched = np.empty_like(template.coefficients)

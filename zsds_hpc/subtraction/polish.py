@@ -22,7 +22,9 @@ class PolishParams(Params):
     cells: int = param(10, "Stars are taken evenly from so many cells along each axis.", "", 1, 100)
     prior: float = param(0.01, "Expected size of an element of the correcting kernel.", "", 1e-5, 1.0)
     floor: float = param(0.003, "Error of a star's profile, relative; keeps the brightest from ruling.", "", 0.0, 0.1)
-    clip_sigma: float = param(4.0, "Stars that fit worse than the others by this are variable: left out.", "", 2.0, 20.0)
+    clip_sigma: float = param(
+        4.0, "Stars that fit worse than the others by this are variable: left out.", "", 2.0, 20.0
+    )
 
 
 class Windows(NamedTuple):

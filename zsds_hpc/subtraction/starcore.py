@@ -54,7 +54,7 @@ def fit_cores(left: np.ndarray, windows: Windows, used: np.ndarray, psf: PsfMode
     """
     m, half, shape = params.oversampling, params.half_pix, psf.shape
     n_stars = int(used.sum())
-    degree = max((d for d in range(params.degree + 1) if n_stars >= params.stars_per_term * (d + 1) * (d + 2) // 2))
+    degree = max(d for d in range(params.degree + 1) if n_stars >= params.stars_per_term * (d + 1) * (d + 2) // 2)
     inner = slice(left.shape[1] // 2 - half, left.shape[1] // 2 + half + 1)
     terms = monomials(*psf.field(windows.x[used], windows.y[used]).T, degree)
     flux, phase = windows.flux[used], windows.phase[used]
