@@ -3,7 +3,6 @@
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
 from zsds_hpc.core import maskbits
 from zsds_hpc.core.errors import AlgorithmFailure
@@ -133,9 +132,9 @@ def _pair(found: Registration, kernels: Kernels, params: DifferenceParams) -> _P
             for n, b in zip(grid.fine_shape[::-1], (blocks_x, blocks_y))
         )
     )
-    of_blocks = psfmatch.kernels_of_blocks(kernels, shape, found.from_native(*there), params.psfmatch.degree)
+    of_blocks = psfmatch.kernel_field(kernels, shape, params.psfmatch.degree).at(*found.from_native(*there))
     matched = np.empty_like(template.coefficients)
-    convolve_blocks(template.coefficients, np.ascontiguousarray(of_blocks[..., ::-1, ::-1]), matched)
+    convolve_blocks(template.coefficients, psfmatch.to_correlate(of_blocks), matched)
     reference = spline_sample(matched, found.mapping(fine=True), shape)
     native = found.mapping(fine=False)
     sigma, mask = np.empty(shape, np.float32), np.empty(shape, maskbits.MASK_DTYPE)
@@ -151,13 +150,21 @@ def _pair(found: Registration, kernels: Kernels, params: DifferenceParams) -> _P
 def _joint_mask(science: np.ndarray, reference: np.ndarray, grow_pix: int) -> np.ndarray:
     """Bits of both; unusable pixels of the reference and saturated ones are widened."""
     out = science | (reference & ~maskbits.SOURCES)
-    wide = {bit: (out & bit) != 0 for bit in (maskbits.SATURATED,)}
-    wide[maskbits.NAN] = (reference & maskbits.UNUSABLE) != 0
-    for bit, where in wide.items():
-        if grow_pix and where.any():
-            size = 2 * grow_pix + 1
-            out[ndimage.maximum_filter(where.view(np.uint8), size=size).view(bool)] |= bit
+    out[_grown((out & maskbits.SATURATED) != 0, grow_pix)] |= maskbits.SATURATED
+    out[_grown((reference & maskbits.UNUSABLE) != 0, grow_pix)] |= maskbits.NAN
     return out
+
+
+def _grown(where: np.ndarray, reach: int) -> np.ndarray:
+    """Pixels within a square of half side `reach` about one of those given."""
+    for axis in (0, 1):
+        source = where.swapaxes(0, axis)
+        out = source.copy()
+        for step in range(1, reach + 1):
+            out[step:] |= source[:-step]
+            out[:-step] |= source[step:]
+        where = out.swapaxes(0, axis)
+    return where
 
 
 def _polished(
@@ -212,10 +219,9 @@ def _whitened(pix: np.ndarray, pair: _Pair, sky: Background, kernels: Kernels, p
     noise = float(np.median(pair.reference_sigma[::9, ::7][usable]))
     own = np.sqrt(max(sky.global_rms**2 - noise**2 * np.square(kernels.images).sum(axis=(1, 2)).mean(), 0.1 * noise**2))
     white = zogy.whitening_kernels(kernels, noise / own, 1.5, _WHITENING_HALF_PIX)
-    at = _blocks(pix.shape)
-    of_blocks = psfmatch.kernels_of_blocks(white, pix.shape, at, 2)
+    of_blocks = psfmatch.kernel_field(white, pix.shape, 2).at(*_blocks(pix.shape))
     out = np.empty_like(pix)
-    convolve_blocks(pix, np.ascontiguousarray(of_blocks[..., ::-1, ::-1]), out)
+    convolve_blocks(pix, psfmatch.to_correlate(of_blocks), out)
     out[pair.mask & maskbits.UNUSABLE != 0] = 0.0
     return out, zogy.convolved(psf, white)
 

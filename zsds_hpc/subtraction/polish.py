@@ -9,6 +9,7 @@ from zsds_hpc.core import maskbits
 from zsds_hpc.core.params import Params, param
 from zsds_hpc.numerics.robust import median_mad
 from zsds_hpc.psf.model import monomials
+from zsds_hpc.subtraction.psfmatch import to_correlate
 
 
 class PolishParams(Params):
@@ -18,7 +19,7 @@ class PolishParams(Params):
     degree: int = param(2, "Degree of its polynomials over the image.", "", 0, 4)
     window_half_pix: int = param(8, "Half side of the windows of stars.", "px", 3, 30)
     min_snr: float = param(80.0, "Stars fainter than this do not count.", "", 10.0, 1000.0)
-    max_stars: int = param(500, "Stars used.", "", 10, 10_000)
+    max_stars: int = param(400, "Stars used.", "", 10, 10_000)
     cells: int = param(10, "Stars are taken evenly from so many cells along each axis.", "", 1, 100)
     prior: float = param(0.01, "Expected size of an element of the correcting kernel.", "", 1e-5, 1.0)
     floor: float = param(0.003, "Error of a star's profile, relative; keeps the brightest from ruling.", "", 0.0, 0.1)
@@ -225,7 +226,7 @@ def correction_of_blocks(coefficients: np.ndarray, shape: tuple[int, int], at: t
     terms = _terms(at[0].ravel(), at[1].ravel(), shape, degree)
     out = (terms @ coefficients.reshape(n_terms, -1)).reshape(*at[0].shape, side, side)
     out[..., side // 2, side // 2] += 1.0
-    return np.ascontiguousarray(out[..., ::-1, ::-1], np.float32)
+    return to_correlate(out)
 
 
 def measure_misfit(left: np.ndarray, windows: Windows, used: np.ndarray, half: int) -> Misfit:

@@ -199,30 +199,51 @@ def _gaussian_hat(science_fwhm, reference_fwhm, size, factor):
     return np.exp(-2 * np.pi**2 * var * (f_x**2 + f_y**2))
 
 
-def kernels_of_blocks(kernels: Kernels, shape: tuple[int, int], at: tuple, degree: int) -> np.ndarray:
-    """Kernels at other places, by a polynomial through each element.
+class KernelField(NamedTuple):
+    """Kernels whose elements are polynomials over the image.
+
+    Attributes
+    ----------
+    coefficients : ndarray, shape (n_terms, side, side), float32
+    degree : int
+    shape : tuple of int
+        (ny, nx) of the science image.
+    """
+
+    coefficients: np.ndarray
+    degree: int
+    shape: tuple[int, int]
+
+    def at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        """Kernels at places (science px; those beyond the image are moved to its edge), shape (..., side, side)."""
+        terms = _terms(x, y, self.shape, self.degree).astype(np.float32)
+        n_terms, side, _ = self.coefficients.shape
+        return (terms @ self.coefficients.reshape(n_terms, -1)).reshape(*np.shape(x), side, side)
+
+
+def kernel_field(kernels: Kernels, shape: tuple[int, int], degree: int) -> KernelField:
+    """Polynomials through each element of kernels at some places.
 
     Parameters
     ----------
     kernels : Kernels
     shape : tuple of int
         (ny, nx) of the science image.
-    at : tuple of ndarray, shape (n_blocks_y, n_blocks_x)
-        Places (x, y) of the blocks, science px; those beyond the image are moved to its edge.
     degree : int
-
-    Returns
-    -------
-    ndarray, shape (n_blocks_y, n_blocks_x, side, side), float32
+        Lowered where there are too few places.
     """
-    n_y, n_x = shape
     side = kernels.images.shape[1]
     degree = min(degree, int(np.sqrt(len(kernels.x))) - 1)
+    design = _terms(kernels.x, kernels.y, shape, degree)
+    fitted = np.linalg.lstsq(design, kernels.images.reshape(-1, side**2), rcond=None)[0]
+    return KernelField(fitted.reshape(-1, side, side).astype(np.float32), degree, shape)
 
-    def terms(x, y):
-        u, v = (np.clip(2 * p / (n - 1) - 1, -1.0, 1.0) for p, n in ((x, n_x), (y, n_y)))
-        return monomials(u.ravel(), v.ravel(), degree)
 
-    coefficients = np.linalg.lstsq(terms(kernels.x, kernels.y), kernels.images.reshape(-1, side**2), rcond=None)[0]
-    out = terms(*at).astype(np.float32) @ coefficients.astype(np.float32)
-    return out.reshape(*at[0].shape, side, side)
+def _terms(x, y, shape, degree):
+    u, v = (np.clip(2 * np.ravel(p) / (n - 1) - 1, -1.0, 1.0) for p, n in ((x, shape[1]), (y, shape[0])))
+    return monomials(u, v, degree)
+
+
+def to_correlate(kernels: np.ndarray) -> np.ndarray:
+    """Kernels of blocks turned by 180 degrees, for `convolve_blocks`."""
+    return np.ascontiguousarray(kernels[..., ::-1, ::-1], np.float32)

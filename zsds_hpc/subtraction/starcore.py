@@ -14,7 +14,7 @@ from zsds_hpc.psf import freespline
 from zsds_hpc.psf.freespline import Residuals
 from zsds_hpc.psf.model import PsfModel, monomials, node_offsets
 from zsds_hpc.subtraction.polish import Windows
-from zsds_hpc.subtraction.psfmatch import Kernels, at_phase, kernels_of_blocks
+from zsds_hpc.subtraction.psfmatch import Kernels, at_phase, kernel_field
 
 #: Stars whose wings are held at once.
 _CHUNK = 64
@@ -125,18 +125,16 @@ def add_wings_inplace(
     params : StarCoreParams
     """
     rows = sources[sources["flux"] * np.abs(wings.images).max() > params.min_sigma * noise_dn]
-    place = np.stack([rows["x"], rows["y"]], axis=1)
+    place, field = np.stack([rows["x"], rows["y"]], axis=1), kernel_field(wings, reference.shape, 2)
     for start in range(0, len(rows), _CHUNK):
         part = slice(start, start + _CHUNK)
-        at = rows["x"][part, None], rows["y"][part, None]
-        images = at_phase(kernels_of_blocks(wings, reference.shape, at, 2)[:, 0], (place - np.rint(place))[part])
+        images = at_phase(field.at(*place[part].T), (place - np.rint(place))[part])
         add_stamps_inplace(reference, images * rows["flux"][part, None, None], rows[part])
     return len(rows)
 
 
 def add_stamps_inplace(image: np.ndarray, stamps: np.ndarray, sources: np.ndarray) -> None:
     """Add square windows about the pixels nearest to sources, cut at the borders; one after the other."""
-    n_y, n_x = image.shape
     half = stamps.shape[1] // 2
     places = np.rint([sources["x"], sources["y"]]).astype(int).T.tolist()
     for stamp, (i, j) in zip(stamps, places):
