@@ -35,6 +35,8 @@ TREES = {
 }  # fmt: skip
 MOST_TREES = 300
 SCENES_PER_FILE = 25
+#: Training sees also what the candidate filter of the survey would count out by its shape.
+LOOSE = CandidateParams(max_chi=100.0, max_chipsf=1000.0, dipole_balance=0.0)
 #: Where candidates come from: simulated scenes; whole channels as they are, and with defects added.
 ORIGINS = ("scenes", "asis", "spoiled")
 WEIGHT_OF_ORIGIN = (1.0, 4.0, 2.0)
@@ -47,11 +49,11 @@ def scene_examples(seed: int) -> Examples:
 
     made = make_scene(seed)
     try:
-        found = find_candidates(made.difference, made.wcs, CandidateParams())
+        found = find_candidates(made.difference, made.wcs, LOOSE)
     except AlgorithmFailure as failure:
         print(f"scene {seed}: {failure}")
         made = make_scene(seed + 1_000_000)
-        found = find_candidates(made.difference, made.wcs, CandidateParams())
+        found = find_candidates(made.difference, made.wcs, LOOSE)
     return examples_of(found, made.difference, Truth(made.real, made.defects), seed)
 
 
@@ -67,10 +69,12 @@ def make_examples(work: Path, first: int, n_scenes: int) -> None:
 
 def make_channels(arguments: argparse.Namespace) -> None:
     """Files of labelled candidates of a simulated run: of its images as they are, and with defects added."""
-    from tools.training.channels import run_examples
+    from tools.training.channels import Searches, run_examples
 
+    filtering = CandidateParams() if arguments.held_out else LOOSE
+    searches = Searches(arguments.reference, arguments.spoiled, filtering)
     found: dict[bool, list[Examples]] = {True: [], False: []}
-    for as_it_is, part in run_examples(arguments.run, arguments.number, arguments.reference, arguments.spoiled):
+    for as_it_is, part in run_examples(arguments.run, arguments.number, searches):
         found[as_it_is].append(part)
         print(part.image[:1], {True: "as it is", False: "spoiled"}[as_it_is], np.bincount(part.label + 1, minlength=3))
     use = "heldout" if arguments.held_out else "training"
@@ -138,10 +142,12 @@ def train_trees(train: Examples, choose: Examples, weight: NDArray, seed: int) -
 
 def scores_of(examples: Examples, booster: lightgbm.Booster, arrays: dict[str, NDArray]) -> dict[str, NDArray]:
     """Scores of both classifiers."""
-    rb = booster.predict(features_matrix(examples.table, FEATURES), num_threads=1)
+    features = features_matrix(examples.table, FEATURES)
+    rb = booster.predict(features, num_threads=1)
     net, odds = CutNet.from_arrays(arrays), []
     for start in range(0, len(examples.seen), 512):
-        odds.append(net.logits(examples.seen[start : start + 512].astype(np.float32)))
+        part = slice(start, start + 512)
+        odds.append(net.logits(examples.seen[part].astype(np.float32), features[part]))
     return {"rb": np.asarray(rb), "drb": 1 / (1 + np.exp(-np.concatenate(odds).astype(float)))}
 
 
@@ -181,7 +187,8 @@ def train_all(arguments: argparse.Namespace) -> None:
     train, weight = training.examples, weights_of(training)
     booster = train_trees(train, pool.of(pool.use == CHOOSE).examples, weight, arguments.seed)
     schedule = nettrain.Schedule(n_epochs=arguments.epochs)
-    arrays = nettrain.train(train.seen, train.label == REAL, weight, arguments.seed, schedule)
+    lesson = nettrain.Lesson(train.seen, features_matrix(train.table, FEATURES), train.label == REAL, weight)
+    arrays = nettrain.train(lesson, arguments.seed, schedule)
     common = {
         "date": arguments.date, "seed": arguments.seed, "data": arguments.data,
         "n_train": {"real": int((train.label == REAL).sum()), "bogus": int((train.label == BOGUS).sum())},
@@ -192,10 +199,11 @@ def train_all(arguments: argparse.Namespace) -> None:
     for name, (data, kind) in texts.items():
         numbers = evaluate(test, scores[name])
         threshold = next(row["threshold"] for row in next(iter(numbers.values()))["roc"] if row["false_kept"] == 0.01)
-        card = {**common, "name": f"realbogus_{name}", "version": f"{name}{arguments.version}", "kind": kind,
+        card = {**common, "features": list(FEATURES),
+                "name": f"realbogus_{name}", "version": f"{name}{arguments.version}", "kind": kind,
                 "held_out": numbers, "threshold": threshold,
                 "kept_by_kind": by_kind(test.examples, scores[name], threshold)}  # fmt: skip
-        write_model(arguments.out, data, {**card, **({"features": list(FEATURES)} if name == "rb" else {})})
+        write_model(arguments.out, data, card)
         tell(card)
 
 

@@ -7,6 +7,7 @@ simulator's PSF, radiation hits whose mask is taken away, bad pixels, tracks, gh
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +43,18 @@ _KIND = {
     disctruth.STREAKER: "mover",
 }  # fmt: skip
 REAL_DTYPE = np.dtype([("x", "f8"), ("y", "f8"), ("flux", "f8"), ("kind", "i2")])
+
+
+class Searches(NamedTuple):
+    """How the images of a run are searched.
+
+    The first `n_reference` make the reference; each of the others is searched as it is and `n_spoiled` times with
+    defects added.
+    """
+
+    n_reference: int
+    n_spoiled: int
+    candidates: CandidateParams
 
 
 def reference_of(epochs: list[products.Science]) -> Template:
@@ -134,32 +147,32 @@ def spoiled(rng: np.random.Generator, image: Science, psf: PsfModel) -> tuple[Sc
 
 
 def channel_examples(
-    science: products.Science, epochs: list[products.Science], template: Template, number: int, n_spoiled: int
+    science: products.Science, epochs: list[products.Science], template: Template, number: int, searches: Searches
 ) -> Iterator[tuple[bool, Examples]]:
-    """Candidates of an image as it is (True), and with sources and defects added (False), `n_spoiled` times."""
+    """Candidates of an image as it is (True), and with sources and defects added (False)."""
     image, real = read_science(science.path("sciimg.fits")), true_changes(science, epochs)
     nothing = np.zeros(0, defects.DEFECT_DTYPE)
-    yield True, _searched(image, template, Truth(real, nothing), number)
-    for k in range(n_spoiled):
+    yield True, _searched(image, template, Truth(real, nothing), number, searches.candidates)
+    for k in range(searches.n_spoiled):
         rng = np.random.default_rng([number, k, 5])
         more, added = injected(rng, image, science, real)
         bad, points = spoiled(rng, more, image.psf)
-        yield False, _searched(bad, template, Truth(np.concatenate([real, added]), points), number)
+        yield False, _searched(bad, template, Truth(np.concatenate([real, added]), points), number, searches.candidates)
 
 
-def run_examples(place: Path, number: int, n_reference: int, n_spoiled: int) -> Iterator[tuple[bool, Examples]]:
-    """Candidates of all images of a simulated run but the first `n_reference`, which make the reference.
+def run_examples(place: Path, number: int, searches: Searches) -> Iterator[tuple[bool, Examples]]:
+    """Candidates of all images of a simulated run but the first, which make the reference.
 
     Images are numbered ``1000 number + k``.
     """
     images = [image for image in products.Run(place).science() if image.is_processed]
-    epochs = images[:n_reference]
+    epochs = images[: searches.n_reference]
     template = reference_of(epochs)
-    for k, image in enumerate(images[n_reference:]):
-        yield from channel_examples(image, epochs, template, 1000 * number + k, n_spoiled)
+    for k, image in enumerate(images[searches.n_reference :]):
+        yield from channel_examples(image, epochs, template, 1000 * number + k, searches)
         image.forget_pixels()
 
 
-def _searched(image: Science, template: Template, truth: Truth, number: int) -> Examples:
+def _searched(image: Science, template: Template, truth: Truth, number: int, params: CandidateParams) -> Examples:
     difference = subtract(image, template, DifferenceParams())
-    return examples_of(find_candidates(difference, image.wcs, CandidateParams()), difference, truth, number)
+    return examples_of(find_candidates(difference, image.wcs, params), difference, truth, number)

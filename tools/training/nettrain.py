@@ -1,11 +1,12 @@
 """Training of the network of `zsds_hpc.subtraction.cutnet` in NumPy: backward pass, Adam, averaged weights."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from zsds_hpc.subtraction.cutnet import KERNEL, N_CHANNELS, CutNet, patches, side_after_pooling
+from zsds_hpc.subtraction.cutnet import KERNEL, N_CHANNELS, CutNet, inputs_of, patches, standardised
 
 Image = NDArray[np.float32]
 CONVOLUTIONS = ("conv1", "conv2", "conv3", "conv4")
@@ -28,19 +29,22 @@ class Schedule:
     widths: tuple[int, int, int, int, int] = (16, 16, 32, 32, 48)
 
 
-def fresh_arrays(rng: np.random.Generator, widths: tuple[int, ...]) -> dict[str, Image]:
+def fresh_arrays(rng: np.random.Generator, widths: tuple[int, ...], n_numbers: int) -> dict[str, Image]:
     """Random weights (He et al. 2015) under the names of the model file."""
     arrays, n_in = {}, N_CHANNELS
     for layer, n_out in zip((*CONVOLUTIONS, "dense1", "dense2"), (*widths, 1)):
-        wide = KERNEL**2 if layer in CONVOLUTIONS else side_after_pooling() ** 2 if layer == "dense1" else 1
-        arrays[f"{layer}_w"] = (rng.normal(size=(wide * n_in, n_out)) * np.sqrt(2 / (wide * n_in))).astype(np.float32)
+        n_in = inputs_of(layer, n_in, n_numbers)
+        arrays[f"{layer}_w"] = (rng.normal(size=(n_in, n_out)) * np.sqrt(2 / n_in)).astype(np.float32)
         arrays[f"{layer}_b"] = np.zeros(n_out, np.float32)
         n_in = n_out
     return arrays
 
 
-def forward(arrays: dict[str, Image], x: Image, kept: Image) -> tuple[Image, list]:
-    """Log odds of a batch, and what the backward pass needs; `kept` multiplies the hidden layer (dropout)."""
+def forward(arrays: dict[str, Image], x: Image, told: Image, kept: Image) -> tuple[Image, list]:
+    """Log odds of a batch, and what the backward pass needs.
+
+    `told` are the standardised numbers; `kept` multiplies the hidden layer (dropout).
+    """
     trail: list = []
     for pair in (CONVOLUTIONS[:2], CONVOLUTIONS[2:]):
         for layer in pair:
@@ -52,7 +56,7 @@ def forward(arrays: dict[str, Image], x: Image, kept: Image) -> tuple[Image, lis
             x = out
         x, winners = _pool(x)
         trail.append(("pool", out.shape, winners))
-    flat = x.reshape(len(x), -1)
+    flat = np.concatenate([x.reshape(len(x), -1), told], axis=1)
     hidden = np.maximum(flat @ arrays["dense1_w"] + arrays["dense1_b"], 0) * kept
     trail.append(("dense", x.shape, flat, hidden))
     return (hidden @ arrays["dense2_w"] + arrays["dense2_b"])[:, 0], trail
@@ -83,7 +87,7 @@ def backward(arrays: dict[str, Image], trail: list, gradient: Image, kept: Image
     grads = {"dense2_w": hidden.T @ column, "dense2_b": column.sum(axis=0)}
     back = (column @ arrays["dense2_w"].T) * (hidden > 0) * kept
     grads["dense1_w"], grads["dense1_b"] = flat.T @ back, back.sum(axis=0)
-    back = (back @ arrays["dense1_w"].T).reshape(shape)
+    back = (back @ arrays["dense1_w"].T)[:, : np.prod(shape[1:])].reshape(shape)
     for step in reversed(trail[:-1]):
         if step[0] == "pool":
             back = _unpool(back, step[1], step[2])
@@ -139,21 +143,41 @@ class Adam:
             self.average[key] += (1 - memory) * (self.arrays[key] - self.average[key])
 
 
-def train(
-    seen: NDArray[np.float16], real: NDArray[np.bool_], weight: Image, seed: int, schedule: Schedule, tell=print
-) -> dict[str, Image]:
-    """Train the network; the same input gives the same arrays on one machine.
+class Lesson(NamedTuple):
+    """What to learn from, one row for each candidate.
 
-    Parameters
+    Attributes
     ----------
     seen : ndarray, shape (n, CROP_PIX, CROP_PIX, N_CHANNELS)
         As `network_input` makes it; half precision saves memory.
+    numbers : ndarray, shape (n, n_numbers)
+        What the dense layer is told.
     real : ndarray, shape (n,), bool
     weight : ndarray, shape (n,)
-        Weight of each example in the loss.
+        In the loss.
     """
+
+    seen: NDArray[np.float16]
+    numbers: NDArray[np.float64]
+    real: NDArray[np.bool_]
+    weight: Image
+
+
+def spread_of(numbers: NDArray[np.float64]) -> tuple[Image, Image]:
+    """Median and robust width of each column, for `standardised`."""
+    finite = np.where(np.isfinite(numbers), numbers, np.nan)
+    center = np.nanmedian(finite, axis=0)
+    width = 1.4826 * np.nanmedian(np.abs(finite - center), axis=0)
+    return center.astype(np.float32), np.where(width > 0, width, 1.0).astype(np.float32)
+
+
+def train(lesson: Lesson, seed: int, schedule: Schedule, tell=print) -> dict[str, Image]:
+    """Train the network; the same lesson gives the same arrays on one machine."""
+    seen, numbers, real, weight = lesson
+    spread = spread_of(numbers)
+    told = standardised(numbers, *spread)
     rng = np.random.default_rng([seed, 11])
-    adam = Adam(fresh_arrays(rng, schedule.widths), schedule)
+    adam = Adam(fresh_arrays(rng, schedule.widths, told.shape[1]), schedule)
     n_batches = len(seen) // schedule.batch
     n_steps = schedule.n_epochs * n_batches
     for epoch in range(schedule.n_epochs):
@@ -165,7 +189,7 @@ def train(
             x = _turned(rng, seen[chosen].astype(np.float32))
             kept = (rng.random((len(x), schedule.widths[-1])) > schedule.dropout) / np.float32(1 - schedule.dropout)
             kept = kept.astype(np.float32)
-            odds, trail = forward(adam.arrays, x, kept)
+            odds, trail = forward(adam.arrays, x, told[chosen], kept)
             share = 1 / (1 + np.exp(-np.clip(odds, -30, 30)))
             w = weight[chosen] / weight.mean()
             grads = backward(adam.arrays, trail, (w * (share - real[chosen]) / len(x)).astype(np.float32), kept)
@@ -173,5 +197,6 @@ def train(
             likely = np.clip(np.where(real[chosen], share, 1 - share), 1e-7, 1)
             losses.append(float(-(w * np.log(likely)).mean()))
         tell(f"epoch {epoch + 1}: loss {np.mean(losses):.4f}")
-    CutNet.from_arrays(adam.average)
-    return adam.average
+    arrays = {**adam.average, "center": spread[0], "scale": spread[1]}
+    CutNet.from_arrays(arrays)
+    return arrays

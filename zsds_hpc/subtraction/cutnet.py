@@ -1,7 +1,9 @@
 """A small convolutional network on the cutouts of a candidate: what it sees, and its forward pass in NumPy.
 
 The design is that of braai (Duev et al. 2019, MNRAS 489, 3582): science, template and difference side by side through
-two pairs of convolutions, each pair followed by pooling, and a dense layer. Its training is in `tools/training`.
+two pairs of convolutions, each pair followed by pooling, and a dense layer. As in BTSbot (Rehemtulla et al. 2024, ApJ
+972, 7) the dense layer is told some numbers besides, such as how wide a star would be, which the pixels do not show.
+Its training is in `tools/training`.
 """
 
 from collections.abc import Mapping
@@ -35,10 +37,14 @@ class CutNet:
         Layer -> ndarray, shape (n_in, n_out), float32; n_in of a convolution is ordered (row, column, channel).
     biases : dict
         Layer -> ndarray, shape (n_out,), float32.
+    center, scale : ndarray, shape (n_numbers,), float32
+        Of the numbers that the dense layer is told.
     """
 
     weights: dict[str, np.ndarray]
     biases: dict[str, np.ndarray]
+    center: np.ndarray
+    scale: np.ndarray
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, np.ndarray]) -> "CutNet":
@@ -49,15 +55,17 @@ class CutNet:
         BadInput
             Layers are missing, do not fit each other, or are not finite.
         """
-        wanted = {f"{layer}_{part}" for layer in _LAYERS for part in "wb"}
+        wanted = {f"{layer}_{part}" for layer in _LAYERS for part in "wb"} | {"center", "scale"}
         if set(arrays) != wanted:
             raise BadInput(f"network: arrays {sorted(set(arrays) ^ wanted)} are missing or unknown")
         weights = {layer: np.ascontiguousarray(arrays[f"{layer}_w"], np.float32) for layer in _LAYERS}
         biases = {layer: np.ascontiguousarray(arrays[f"{layer}_b"], np.float32) for layer in _LAYERS}
+        center, scale = (np.ascontiguousarray(arrays[name], np.float32) for name in ("center", "scale"))
+        if center.ndim != 1 or center.shape != scale.shape or not (np.isfinite(center) & (scale > 0)).all():
+            raise BadInput(f"network: center {center.shape} and scale {scale.shape} do not fit or cannot be")
         n_in = N_CHANNELS
         for layer in _LAYERS:
-            wide = KERNEL**2 if layer.startswith("conv") else side_after_pooling() ** 2 if layer == "dense1" else 1
-            shape = (wide * n_in, weights[layer].shape[-1])
+            shape = (inputs_of(layer, n_in, center.size), weights[layer].shape[-1])
             if weights[layer].shape != shape or biases[layer].shape != shape[1:]:
                 raise BadInput(f"network: {layer} is {weights[layer].shape}, {biases[layer].shape}; {shape} wanted")
             if not (np.isfinite(weights[layer]).all() and np.isfinite(biases[layer]).all()):
@@ -65,32 +73,49 @@ class CutNet:
             n_in = shape[1]
         if n_in != 1:
             raise BadInput(f"network: {n_in} outputs, one is wanted")
-        return cls(weights, biases)
+        return cls(weights, biases, center, scale)
 
-    def logits(self, seen: np.ndarray) -> np.ndarray:
+    def logits(self, seen: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """Log odds of being real.
 
         Parameters
         ----------
         seen : ndarray, shape (n, CROP_PIX, CROP_PIX, N_CHANNELS), float32
             As `network_input` makes it.
+        numbers : ndarray, shape (n, n_numbers)
+            What the dense layer is told; NaN where it is not known.
 
         Returns
         -------
         ndarray, shape (n,), float32
         """
-        parts = [self._forward(seen[start : start + _BATCH]) for start in range(0, len(seen), _BATCH)]
+        told = standardised(numbers, self.center, self.scale)
+        starts = range(0, len(seen), _BATCH)
+        parts = [self._forward(seen[start : start + _BATCH], told[start : start + _BATCH]) for start in starts]
         return np.concatenate([np.zeros(0, np.float32), *parts])
 
-    def _forward(self, x):
+    def _forward(self, x, told):
         for first, second in (("conv1", "conv2"), ("conv3", "conv4")):
             for layer in (first, second):
                 x = convolved(x, self.weights[layer])
                 x += self.biases[layer]
                 np.maximum(x, 0, out=x)
             x = pooled(x)
-        x = x.reshape(len(x), -1) @ self.weights["dense1"] + self.biases["dense1"]
+        x = np.concatenate([x.reshape(len(x), -1), told], axis=1) @ self.weights["dense1"] + self.biases["dense1"]
         return (np.maximum(x, 0) @ self.weights["dense2"] + self.biases["dense2"])[:, 0]
+
+
+def inputs_of(layer: str, n_before: int, n_numbers: int) -> int:
+    """Inputs of a layer whose predecessor has `n_before` outputs."""
+    if layer.startswith("conv"):
+        return KERNEL**2 * n_before
+    return side_after_pooling() ** 2 * n_before + n_numbers if layer == "dense1" else n_before
+
+
+def standardised(numbers: np.ndarray, center: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Numbers about zero and of order one, outliers compressed, float32; 0 where a number is not finite."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.nan_to_num(np.arcsinh((numbers - center) / scale), nan=0.0, posinf=0.0, neginf=0.0).astype(np.float32)
 
 
 def side_after_pooling() -> int:

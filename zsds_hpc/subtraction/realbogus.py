@@ -1,8 +1,9 @@
 """Vetting of candidates: how much each looks like light from the sky, by its features and by its cutouts.
 
 Two classifiers, as in the survey: `rb`, gradient-boosted trees on the features of the candidate table (Mahabal et al.
-2019, PASP 131, 038002), and `drb`, a convolutional network on the cutouts (Duev et al. 2019, MNRAS 489, 3582). Both are
-from 0 (bogus) to 1 (real). Their training is `tools/train_realbogus.py`; which of them decides is a setting.
+2019, PASP 131, 038002), and `drb`, a convolutional network on the cutouts (Duev et al. 2019, MNRAS 489, 3582) that is
+told the features too. Both are from 0 (bogus) to 1 (real). Their training is `tools/train_realbogus.py`; which of them
+decides is a setting.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,7 @@ from zsds_hpc.subtraction.cutouts import Cutouts
 class VettingParams(Params):
     """Which classifier decides, and where it draws the line."""
 
-    classifier: Literal["rb", "drb"] = param("drb", "Score that decides: rb (features) or drb (cutouts).")
+    classifier: Literal["rb", "drb"] = param("drb", "Score that decides: rb (features) or drb (cutouts and features).")
     least_score: float = param(0.5, "Candidates below this score are taken for bogus.", ge=0.0, le=1.0)
 
 
@@ -38,8 +39,8 @@ class RealBogus:
     Attributes
     ----------
     booster : lightgbm.Booster
-    features : tuple of str
-        Columns of the features matrix, in the order of the training.
+    features, numbers : tuple of str
+        Columns of the table that the trees and the network take, in the order of their training.
     net : CutNet
     rb_version, drb_version : str
         As alert packets quote them.
@@ -47,6 +48,7 @@ class RealBogus:
 
     booster: Any
     features: tuple[str, ...]
+    numbers: tuple[str, ...]
     net: CutNet
     rb_version: str
     drb_version: str
@@ -66,7 +68,7 @@ def build_models(
     arrays : mapping of str to ndarray
         Of the network.
     net_card : mapping
-        Has `version`.
+        Has `version` and `features`.
 
     Raises
     ------
@@ -75,7 +77,7 @@ def build_models(
     """
     import lightgbm  # half a second; only who scores pays it
 
-    features = tuple(str(name) for name in trees_card.get("features", ()))
+    features, numbers = (tuple(map(str, card.get("features", ()))) for card in (trees_card, net_card))
     try:
         booster = lightgbm.Booster(model_str=trees)
     except lightgbm.basic.LightGBMError as error:
@@ -83,7 +85,9 @@ def build_models(
     if booster.num_feature() != len(features):
         raise BadInput(f"features model: {booster.num_feature()} features, its card names {len(features)}")
     net = CutNet.from_arrays(arrays)
-    return RealBogus(booster, features, net, str(trees_card["version"]), str(net_card["version"]))
+    if net.center.size != len(numbers):
+        raise BadInput(f"network: {net.center.size} numbers, its card names {len(numbers)}")
+    return RealBogus(booster, features, numbers, net, str(trees_card["version"]), str(net_card["version"]))
 
 
 def features_matrix(table: np.ndarray, features: Sequence[str]) -> np.ndarray:
@@ -122,12 +126,12 @@ def score(table: np.ndarray, cutouts: Cutouts, model: RealBogus) -> Scores:
     n = len(table)
     if any(len(stamps) != n for stamps in cutouts):
         raise BadInput(f"{n} candidates, {[len(stamps) for stamps in cutouts]} cutouts")
-    matrix = features_matrix(table, model.features)
+    matrix, numbers = features_matrix(table, model.features), features_matrix(table, model.numbers)
     if not n:
         return Scores(np.zeros(0, np.float32), np.zeros(0, np.float32))
     rb = model.booster.predict(matrix, num_threads=1)
     seen = network_input(cutouts.science, cutouts.template, cutouts.difference, table["isdiffpos"])
-    odds = np.clip(model.net.logits(seen), -30, 30).astype(np.float64)
+    odds = np.clip(model.net.logits(seen, numbers), -30, 30).astype(np.float64)
     drb = np.where(np.isfinite(cutouts.difference).any(axis=(1, 2)), 1 / (1 + np.exp(-odds)), 0)
     return Scores(np.asarray(rb, np.float32), drb.astype(np.float32))
 

@@ -11,25 +11,26 @@ from zsds_hpc.subtraction.cutnet import (
     N_CHANNELS,
     CutNet,
     difference_noise,
+    inputs_of,
     network_input,
-    side_after_pooling,
 )
 
 WIDTHS = {"conv1": 4, "conv2": 5, "conv3": 6, "conv4": 7, "dense1": 8, "dense2": 1}
+N_NUMBERS = 3
 
 
 def random_arrays(seed=0):
     rng = np.random.default_rng(seed)
-    arrays, n_in = {}, N_CHANNELS
+    arrays = {"center": np.array([1, 2, 3], np.float32), "scale": np.array([1, 0.5, 2], np.float32)}
+    n_in = N_CHANNELS
     for layer, n_out in WIDTHS.items():
-        wide = KERNEL**2 if layer.startswith("conv") else side_after_pooling() ** 2 if layer == "dense1" else 1
-        arrays[f"{layer}_w"] = rng.normal(0, 0.3, (wide * n_in, n_out)).astype(np.float32)
+        arrays[f"{layer}_w"] = rng.normal(0, 0.3, (inputs_of(layer, n_in, N_NUMBERS), n_out)).astype(np.float32)
         arrays[f"{layer}_b"] = rng.normal(0, 0.3, n_out).astype(np.float32)
         n_in = n_out
     return arrays
 
 
-def slow_logit(arrays, x):
+def slow_logit(arrays, x, numbers):
     """One candidate, map by map, in double precision."""
     for layer in ("conv1", "conv2", "conv3", "conv4"):
         w = arrays[f"{layer}_w"].astype(float).reshape(KERNEL, KERNEL, x.shape[2], -1)
@@ -44,7 +45,8 @@ def slow_logit(arrays, x):
             x = np.array(
                 [[x[2 * i : 2 * i + 2, 2 * j : 2 * j + 2].max(axis=(0, 1)) for j in range(n)] for i in range(n)]
             )
-    hidden = np.maximum(x.ravel() @ arrays["dense1_w"] + arrays["dense1_b"], 0)
+    told = np.arcsinh((numbers - arrays["center"]) / arrays["scale"])
+    hidden = np.maximum(np.r_[x.ravel(), told] @ arrays["dense1_w"] + arrays["dense1_b"], 0)
     return (hidden @ arrays["dense2_w"] + arrays["dense2_b"])[0]
 
 
@@ -55,18 +57,31 @@ def stamps(n=3, seed=1):
 
 def test_forward_pass_is_that_of_its_definition():
     arrays = random_arrays()
-    seen = np.random.default_rng(2).normal(size=(3, CROP_PIX, CROP_PIX, N_CHANNELS)).astype(np.float32)
-    found = CutNet.from_arrays(arrays).logits(seen)
-    assert found == pytest.approx([slow_logit(arrays, x.astype(float)) for x in seen], rel=1e-4, abs=1e-4)
+    rng = np.random.default_rng(2)
+    seen = rng.normal(size=(3, CROP_PIX, CROP_PIX, N_CHANNELS)).astype(np.float32)
+    numbers = rng.normal(2.0, 3.0, (3, N_NUMBERS))
+    found = CutNet.from_arrays(arrays).logits(seen, numbers)
+    expected = [slow_logit(arrays, x.astype(float), row) for x, row in zip(seen, numbers)]
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-4)
+
+
+def test_an_unknown_number_is_an_ordinary_one():
+    arrays = random_arrays()
+    net, seen = CutNet.from_arrays(arrays), np.zeros((3, CROP_PIX, CROP_PIX, N_CHANNELS), np.float32)
+    numbers = np.tile(arrays["center"].astype(float), (3, 1))
+    numbers[1, 0], numbers[2, 2] = np.nan, np.inf
+    odds = net.logits(seen, numbers)
+    assert odds[1:] == pytest.approx(odds[0], abs=1e-6)
 
 
 def test_many_at_once_are_as_one_by_one():
     net = CutNet.from_arrays(random_arrays())
     seen = np.random.default_rng(3).normal(size=(21, CROP_PIX, CROP_PIX, N_CHANNELS)).astype(np.float32)
-    one_by_one = np.concatenate([net.logits(x[None]) for x in seen])
-    assert net.logits(seen) == pytest.approx(one_by_one, rel=1e-4, abs=1e-5)
-    assert np.array_equal(net.logits(seen), net.logits(seen))
-    assert net.logits(seen[:0]).shape == (0,)
+    numbers = np.random.default_rng(4).normal(size=(21, N_NUMBERS))
+    one_by_one = np.concatenate([net.logits(x[None], row[None]) for x, row in zip(seen, numbers)])
+    assert net.logits(seen, numbers) == pytest.approx(one_by_one, rel=1e-4, abs=1e-5)
+    assert np.array_equal(net.logits(seen, numbers), net.logits(seen, numbers))
+    assert net.logits(seen[:0], numbers[:0]).shape == (0,)
 
 
 def test_levels_and_units_do_not_matter():
@@ -110,6 +125,8 @@ def test_missing_pixels_are_level_and_what_has_none_is_finite():
         (lambda a: a.update(conv9_w=a["conv1_w"]), "unknown"),
         (lambda a: a.update(conv2_w=a["conv2_w"][:-1]), "conv2"),
         (lambda a: a.update(dense1_b=a["dense1_b"][:-1]), "dense1"),
+        (lambda a: a.update(center=a["center"][:-1]), "center"),
+        (lambda a: a.update(scale=0 * a["scale"]), "scale"),
         (lambda a: a["conv4_w"].__setitem__((0, 0), np.nan), "finite"),
         (lambda a: a.update(dense2_w=np.ones((8, 2), np.float32), dense2_b=np.ones(2, np.float32)), "outputs"),
     ],

@@ -17,6 +17,7 @@ from zsds_hpc.subtraction.realbogus import (
 )
 
 FEATURES = ["sharp", "snr"]
+NET_CARD = {"version": "drb1", "features": ["snr", "sharp", "nbad"]}
 
 
 def toy_table(n, seed=0):
@@ -42,7 +43,7 @@ def trees():
 
 @pytest.fixture(scope="module")
 def model(trees):
-    return build_models(trees, {"version": "rb1", "features": FEATURES}, random_arrays(), {"version": "drb1"})
+    return build_models(trees, {"version": "rb1", "features": FEATURES}, random_arrays(), NET_CARD)
 
 
 def test_features_are_taken_by_name_in_the_order_of_the_card(model):
@@ -80,9 +81,12 @@ def test_what_does_not_fit_is_refused(model, trees):
     with pytest.raises(BadInput, match="3 candidates"):
         score(toy_table(3), toy_cutouts(2), model)
     with pytest.raises(BadInput, match="2 features, its card names 1"):
-        build_models(trees, {"version": "rb1", "features": ["snr"]}, random_arrays(), {"version": "drb1"})
+        build_models(trees, {"version": "rb1", "features": ["snr"]}, random_arrays(), NET_CARD)
+    with pytest.raises(BadInput, match="3 numbers, its card names 2"):
+        card = {**NET_CARD, "features": FEATURES}
+        build_models(trees, {"version": "rb1", "features": FEATURES}, random_arrays(), card)
     with pytest.raises(BadInput, match="features model"):
-        build_models("no tree", {"version": "rb1", "features": FEATURES}, random_arrays(), {"version": "drb1"})
+        build_models("no tree", {"version": "rb1", "features": FEATURES}, random_arrays(), NET_CARD)
 
 
 def test_the_setting_names_the_judge():

@@ -12,17 +12,18 @@ SMALL = nettrain.Schedule(n_epochs=3, batch=16, widths=(3, 3, 4, 4, 5), dropout=
 
 def test_gradients_are_those_of_the_loss():
     rng = np.random.default_rng(0)
-    arrays = {k: v.astype(float) for k, v in nettrain.fresh_arrays(rng, SMALL.widths).items()}
+    arrays = {k: v.astype(float) for k, v in nettrain.fresh_arrays(rng, SMALL.widths, 2).items()}
     x, kept = rng.normal(size=(4, CROP_PIX, CROP_PIX, 3)).astype(np.float32), np.ones((4, 5), np.float32)
-    odds, trail = nettrain.forward(arrays, x, kept)
-    assert odds == pytest.approx(CutNet.from_arrays(arrays).logits(x), abs=1e-4)
+    numbers, spread = rng.normal(size=(4, 2)), {"center": np.zeros(2), "scale": np.ones(2)}
+    odds, trail = nettrain.forward(arrays, x, np.arcsinh(numbers), kept)
+    assert odds == pytest.approx(CutNet.from_arrays({**arrays, **spread}).logits(x, numbers), abs=1e-4)
     grads = nettrain.backward(arrays, trail, np.ones(4), kept)
     for name, array in arrays.items():
         where = tuple(rng.integers(n) for n in array.shape)
         before, ends = array[where], []
         for step in (1e-4, -1e-4):
             array[where] = before + step
-            ends.append(nettrain.forward(arrays, x, kept)[0].sum())
+            ends.append(nettrain.forward(arrays, x, np.arcsinh(numbers), kept)[0].sum())
         array[where] = before
         assert (ends[0] - ends[1]) / 2e-4 == pytest.approx(grads[name][where], rel=0.02, abs=0.01), name
 
@@ -34,11 +35,13 @@ def test_training_learns_and_repeats():
     seen[real, 11:14, 11:14, 2] += 1.5
     losses = []
     schedule = nettrain.Schedule(n_epochs=12, batch=16, rate=5e-3, widths=(4, 4, 6, 6, 8), memory=0.9)
-    weight = np.ones(320, np.float32)
-    arrays = nettrain.train(seen[:240], real[:240], weight[:240], 3, schedule, losses.append)
-    again = nettrain.train(seen[:240], real[:240], weight[:240], 3, schedule, losses.append)
+    numbers = rng.normal(5.0, 3.0, (320, 2))
+    numbers[::7, 1] = np.nan
+    lesson = nettrain.Lesson(seen[:240], numbers[:240], real[:240], np.ones(240, np.float32))
+    arrays, again = (nettrain.train(lesson, 3, schedule, losses.append) for _ in range(2))
     assert all(np.array_equal(arrays[k], again[k]) for k in arrays)
-    odds = CutNet.from_arrays(arrays).logits(seen[240:].astype(np.float32))
+    assert arrays["center"] == pytest.approx(5.0, abs=1.0) and arrays["scale"] == pytest.approx(3.0, abs=1.0)
+    odds = CutNet.from_arrays(arrays).logits(seen[240:].astype(np.float32), numbers[240:])
     assert ((odds > 0) == real[240:]).mean() > 0.95
 
 
