@@ -41,6 +41,8 @@ LOOSE = CandidateParams(max_chi=100.0, max_chipsf=1000.0, dipole_balance=0.0)
 ORIGINS = ("scenes", "asis", "spoiled")
 WEIGHT_OF_ORIGIN = (1.0, 4.0, 2.0)
 TRAIN, CHOOSE, HOLD_OUT = range(3)
+#: Classifier -> name of its model file, after ``realbogus_``.
+NAMES = {"rb": "features", "drb": "cutouts"}
 
 
 def scene_examples(seed: int) -> Examples:
@@ -200,7 +202,7 @@ def train_all(arguments: argparse.Namespace) -> None:
         numbers = evaluate(test, scores[name])
         threshold = next(row["threshold"] for row in next(iter(numbers.values()))["roc"] if row["false_kept"] == 0.01)
         card = {**common, "features": list(FEATURES),
-                "name": f"realbogus_{name}", "version": f"{name}{arguments.version}", "kind": kind,
+                "name": f"realbogus_{NAMES[name]}", "version": f"{name}{arguments.version}", "kind": kind,
                 "held_out": numbers, "threshold": threshold,
                 "kept_by_kind": by_kind(test.examples, scores[name], threshold)}  # fmt: skip
         write_model(arguments.out, data, card)

@@ -59,9 +59,8 @@ class ModelFile:
             raise BadInput(f"model {self.name}: kind {self.card['kind']}, lightgbm was asked for")
         return self.data.decode("ascii")
 
-    @property
     def arrays(self) -> dict[str, np.ndarray]:
-        """Arrays of a `.npz` model by name.
+        """Read the arrays of a `.npz` model, by name.
 
         Raises
         ------
