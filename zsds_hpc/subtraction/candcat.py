@@ -81,6 +81,9 @@ COLUMNS = {
     "fluxref": ("f4", "DN", "PSF-weighted flux of the matched reference at this place"),
     "fluxratio": ("f4", "", "|flux| over |fluxref|, or over sigflux where that is larger"),
     "dipole": ("f4", "", "deepest filtered value of the other sign within 2.2 FWHM, over the candidate's; at most 99"),
+    "level": ("f4", "DN", "mean of the turned difference about the candidate, the fitted sources out; NaN as siglevel"),
+    "siglevel": ("f4", "DN", "error of level; NaN where all pixels are unusable"),
+    "snrlevel": ("f4", "", "snr if level goes on below the candidate; snr where level is not significant"),
     "maskfrac": ("f4", "", "share of pixels within 7 px that are unusable"),
     "noiserat": ("f4", "", "robust width of difference / sigma around"),
     "flags": ("i2", "", "OR of the survey mask in the 5x5 box; -1 at or near the edge"),
@@ -107,7 +110,9 @@ class FeatureParams(Params):
     sky_outer_pix: float = param(30.0, "Outer radius of the ring of sky.", "px", 3.0, 31.0)
     noise_inner_pix: float = param(10.0, "Radius outside which the cutout tells the local noise.", "px", 2.0, 30.0)
     dipole_fwhm: float = param(2.2, "How far the other half of a dipole is looked for.", "FWHM", 0.5, 4.0)
-
+    level_inner_fwhm: float = param(1.25, "Inner radius of the ring of level.", "FWHM", 0.5, 5.0)
+    level_outer_fwhm: float = param(3.5, "Outer radius of the ring of level.", "FWHM", 1.0, 10.0)
+    level_sigma: float = param(3.0, "Significance of level that counts.", "", 0.0, 100.0)
     bad_bits: int = param(maskbits.UNUSABLE, "Pixels with any of these mask bits count in nbad.", "", 0, 32767)
 
 
@@ -143,7 +148,9 @@ def measure(
     half = _half_of_measures(difference.psf, params)
     inner = slice(HALF_PIX - half, HALF_PIX + half + 1)
     above = cutouts.difference[:, inner, inner] - level[:, None, None]
-    _fill_apertures(table, difference, fits, (above, sigma_sky), params)
+    others = sign[:, None, None] * light_of_others(difference.psf, fits, half, 2.0 * half)
+    _fill_apertures(table, difference, fits, (above - others, sigma_sky), params)
+    _fill_level(table, difference, fits, cutouts.difference[:, inner, inner] - others, params)
     _fill_shape(table, difference.psf, fits, above)
     _fill_pixels(table, difference, fits, cutouts.difference, params)
     _fill_noise(table, difference, fits, cutouts.difference, params)
@@ -177,9 +184,8 @@ def _half_of_measures(psf, params):
 
 def _fill_apertures(table, difference, fits, sky_free, params):
     """Aperture photometry above the local sky, without the other sources; bad pixels take the fitted star's value."""
-    above, sigma_sky = sky_free
-    half, sign = above.shape[1] // 2, np.sign(fits["flux"])[:, None, None]
-    lone = above - sign * light_of_others(difference.psf, fits, half, 2.0 * half)
+    lone, sigma_sky = sky_free
+    half = lone.shape[1] // 2
     model = difference.psf.images(fits["x"], fits["y"], half) * np.abs(fits["flux"])[:, None, None]
     stamps = (lone, windows(difference.sigma, fits["x"], fits["y"], half), model)
     for diameter, names in (
@@ -193,6 +199,25 @@ def _fill_apertures(table, difference, fits, sky_free, params):
         safe = np.where(flux > 0, flux, np.nan)
         table[names[0]], table[names[1]] = difference.magzp - 2.5 * np.log10(safe), _MAG * error / safe
     table["magdiff"], table["magfromlim"] = table["magap"] - table["magpsf"], table["diffmaglim"] - table["magap"]
+
+
+def _fill_level(table, difference, fits, lone, params):
+    """Light about the candidate that is not its own: halos of bright stars, wings that were badly subtracted."""
+    psf, half = difference.psf, lone.shape[1] // 2
+    profile = psf.images(fits["x"], fits["y"], half)
+    sigma = windows(difference.sigma, fits["x"], fits["y"], half)
+    ring = ring_of(params.level_inner_fwhm * psf.fwhm_pix, params.level_outer_fwhm * psf.fwhm_pix, half)
+    known = np.isfinite(lone) & np.isfinite(sigma) & ring
+    weight = np.where(known, 1 / np.where(known, sigma, 1.0).astype(float) ** 2, 0.0)
+    residual = np.where(known, lone - np.abs(fits["flux"])[:, None, None] * profile, 0.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        table["level"] = (weight * residual).sum(axis=(1, 2)) / weight.sum(axis=(1, 2))
+        table["siglevel"] = 1 / np.sqrt(weight.sum(axis=(1, 2)))
+    table["siglevel"][~known.any(axis=(1, 2))] = np.nan
+    pixels = profile.sum(axis=(1, 2)) / (profile**2).sum(axis=(1, 2))  # flux of a star that is fitted to a level of 1
+    significant = table["level"] > params.level_sigma * table["siglevel"]
+    beneath = np.where(significant, table["level"] * pixels, 0.0)
+    table["snrlevel"] = (np.abs(fits["flux"]) - beneath) / fits["sigflux"]
 
 
 def _fill_shape(table, psf, fits, above):

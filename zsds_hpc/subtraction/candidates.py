@@ -21,7 +21,7 @@ from zsds_hpc.subtraction.images import Difference
 from zsds_hpc.subtraction.limits import image_limit_mag, limit_mag_at
 
 #: Why a source is not a candidate, in the order in which the reasons are tried.
-REASONS = ("lobe", "not_finite", "snr", "magpsf", "edge", "nbad", "dipole", "fwhm", "elong", "magdiff", "chi")
+REASONS = ("lobe", "not_finite", "snr", "magpsf", "edge", "nbad", "dipole", "fwhm", "elong", "magdiff", "chi", "level")
 
 
 class CandidateParams(Params):
@@ -223,6 +223,7 @@ def _filter(table, dipole, params, counts):
         | ~(aperture >= star * 10 ** (-0.4 * params.max_magdiff) - reach),
         "chi": ~(table["chi"] <= params.max_chi + (table["snr"] / params.chi_snr) ** 2)
         | ~(table["chipsf"] <= params.max_chipsf + (table["snr"] / params.chipsf_snr) ** 2),
+        "level": ~(table["snrlevel"] >= params.least_snr),
     }
     passed = np.ones(len(table), bool)
     for reason, failed in fails.items():

@@ -241,6 +241,24 @@ def test_what_is_no_star_is_rejected():
     assert len(result.table) == 0 and result.rejected["chi"] >= 2
 
 
+def test_summits_of_a_halo_are_rejected():
+    """A level that goes on below takes its part of a candidate away; what stands out of it stays."""
+
+    def edit(pix, sigma, mask, reference):
+        y, x = np.mgrid[:500, :500]
+        pix[(x - 250) ** 2 + (y - 250) ** 2 < 60**2] += 1.2 * SKY_SIGMA_DN
+
+    result = find_candidates(make_difference([(250.3, 250.1, 40 * SIGMA)], edit=edit), wcs(), PARAMS)
+    assert result.rejected["level"] > 10
+    row = result.table[found_at(result.table, np.array([250.3]), np.array([250.1]))[0]]
+    assert 0.65 < row["level"] / (1.2 * SKY_SIGMA_DN) < 1.05  # the star's fit took a part of it
+    profile = pixels(*np.meshgrid(np.arange(-9, 10), np.arange(-9, 10)), 2.0)
+    beneath = row["level"] * profile.sum() / (profile**2).sum()
+    assert row["snr"] - row["snrlevel"] == pytest.approx(beneath / row["sigflux"], rel=0.05)
+    inside = np.hypot(result.table["xpos"] - 251, result.table["ypos"] - 251) < 55
+    assert inside.sum() <= 3
+
+
 def test_dipole_tells_a_one_sided_counterpart():
     stars = [(100.0, 100.0, 60 * SIGMA), (103.0, 100.0, -30 * SIGMA), (300.0, 300.0, 60 * SIGMA)]
     table = find_candidates(make_difference(stars), wcs(), PARAMS).table
