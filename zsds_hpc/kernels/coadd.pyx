@@ -10,6 +10,7 @@ cdef extern from *:
     #define MOST_FRAMES 256
     #define GAP 1     /* some frame has no data */
     #define SUSPECT 2 /* some value is beyond tolerance */
+    #define NEAR 4    /* suspect, or within REACH px of one that is */
     #define REACH 2   /* px on each side over which the change of the image is looked at */
 
     typedef struct {
@@ -115,6 +116,23 @@ cdef extern from *:
             }
         }
     }
+    /* Marks the pixels of a row that have a suspect one within REACH px. */
+    static void spread(unsigned char *odd, long n)
+    {
+        for (long x = 0; x < n; x++) {
+            const long from = x < REACH ? 0 : x - REACH, to = x + REACH < n ? x + REACH : n - 1;
+            int found = 0;
+            for (long j = -REACH; j <= REACH; j++)
+                for (long k = from; k <= to; k++) found |= odd[j * n + k] & SUSPECT;
+            odd[x] |= found ? NEAR : 0;
+        }
+    }
+    static int any_suspect(const unsigned char *odd, long n)
+    {
+        int found = 0;
+        for (long x = -REACH * n; x < (REACH + 1) * n; x++) found |= odd[x] & SUSPECT;
+        return found;
+    }
     /* Mean of a row whose means are known where nothing is suspect. */
     static void finish(const Stack *s, long offset, long n, const float *middle, const float *range,
                        const unsigned char *odd, float *mean, float *variance, int16_t *n_used)
@@ -124,7 +142,7 @@ cdef extern from *:
             variance[x] = s->mean_variance;
             mean[x] = middle[x];
             if (!odd[x]) continue;
-            const float about = odd[x] & SUSPECT ? middle[x] : NAN;
+            const float about = odd[x] & NEAR ? middle[x] : NAN;
             n_used[x] = (int16_t)within(s, offset + x, about, range[x], mean + x, variance + x);
             if (!n_used[x]) n_used[x] = (int16_t)within(s, offset + x, NAN, 0, mean + x, variance + x);
         }
@@ -139,7 +157,9 @@ cdef extern from *:
         float n_sigma
         float steep
     const long REACH
-    const uint8_t SUSPECT
+    const uint8_t NEAR
+    void spread(uint8_t* odd, long n) noexcept nogil
+    int any_suspect(const uint8_t* odd, long n) noexcept nogil
     void summarize(Stack* s) noexcept nogil
     void plain_mean(const Stack* s, long offset, long n, float* mean) noexcept nogil
     void fill_gaps(const Stack* s, long offset, long n, float* mean, uint8_t* odd) noexcept nogil
@@ -155,15 +175,15 @@ cdef extern from *:
 
 MOST_FRAMES = 256
 #: Rows that frames must reach beyond the output on each side.
-HALO = 2 * REACH
+HALO = 3 * REACH
 
 
 def clipped_mean(list frames, const float[:, ::1] facts, float n_sigma, float steep):
     """Weighted mean of each pixel without the values that are too far from the median.
 
     Too far is more than n_sigma times the noise, and besides more than `steep` times the range of the image within
-    2 px: where seeing differs, frames of a star differ by no more than that. The median is only looked at where a value
-    is too far from the mean.
+    2 px: where seeing differs, frames of a star differ by no more than that. The median is only looked at within 2 px of
+    where a value is too far from the mean.
 
     Parameters
     ----------
@@ -206,15 +226,18 @@ def clipped_mean(list frames, const float[:, ::1] facts, float n_sigma, float st
         for y in range(REACH, n_y - REACH):
             range_of(&means[y, 0], n, &scratch[0, 0], &scratch[1, 0], &scratch[2, 0])
             suspect(&stack, y * n, n, &means[y, 0], &scratch[2, 0], &odd[y, 0])
-            for x in range(n):
-                if odd[y, x] & SUSPECT:
-                    middle[y, x] = median(&stack, y * n + x)
-        for row in range(n_y - 2 * REACH - 2 * REACH):
-            y = row + 2 * REACH
+        for y in range(2 * REACH, n_y - 2 * REACH):
+            if any_suspect(&odd[y, 0], n):
+                spread(&odd[y, 0], n)
+                for x in range(n):
+                    if odd[y, x] & NEAR:
+                        middle[y, x] = median(&stack, y * n + x)
+        for row in range(n_y - 6 * REACH):
+            y = row + 3 * REACH
             range_of(&middle[y, 0], n, &scratch[0, 0], &scratch[1, 0], &scratch[2, 0])
             finish(
-                &stack, y * n, n, &middle[y, 0], &scratch[2, 0], &odd[y, 0], &mean_out[row, 0],
-                &variance_out[row, 0], &n_out[row, 0],
+                &stack, y * n, n, &middle[y, 0], &scratch[2, 0], &odd[y, 0], &mean_out[row, 0], &variance_out[row, 0],
+                &n_out[row, 0],
             )
     return mean, variance, n_used
 

@@ -259,6 +259,25 @@ def combine_images(
     return {**facts, **reference.metrics, "unreadable": epochs.unreadable, "frames": epochs.names}
 
 
+def target_of_files(images: Sequence[Path], camera: Camera) -> Target:
+    """Reference of plain files: what the header of the first says.
+
+    Raises
+    ------
+    BadInput
+        It is no calibrated image of the camera.
+    """
+    header = FitsFile(images[0]).header()
+    keywords = ("FIELDID", "RCID", "DBFID", camera.header["ra_deg"], camera.header["dec_deg"])
+    field, rcid, fid, ra, dec = (card_value(header, keyword) for keyword in keywords)
+    code = next((code for code, item in camera.filters.items() if item.fid == fid), None)
+    if code is None or rcid not in {channel.rcid for channel in camera.channels}:
+        raise BadInput(f"{images[0].name}: RCID = {rcid}, DBFID = {fid}: not of this camera")
+    if not all(isinstance(value, (int, float)) for value in (field, ra, dec)):
+        raise BadInput(f"{images[0].name}: field {field} or pointing {ra}, {dec} missing")
+    return Target(int(field), rcid, code, 1, float(ra), float(dec), tuple(images))
+
+
 @dataclass(frozen=True)
 class Epochs:
     """The epochs of a stack: this rank's layers, and what all of them are.

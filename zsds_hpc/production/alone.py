@@ -24,6 +24,7 @@ _EPILOGS = {
     "superbias": "example: zsds superbias d100?.fits.gz --camera nickel --out cal/",
     "highv_flat": "example: zsds highv_flat d103?.fits.gz --camera nickel --bias cal/bias.fits --out cal/",
     "calibrate": "example: zsds calibrate IMAGE.fits --gaia G.parquet --ps1 P.parquet --bias B --flat F --out sci/",
+    "reference": "example: zsds reference *_sciimg.fits --set select.n_min=5 --out ref/ (masks lie beside them)",
 }
 
 
@@ -57,7 +58,8 @@ def _dispatch(name: str, options: argparse.Namespace) -> int:
     if options.out is None:
         raise UsageError("plain files need --out: the directory for the products")
     steps: dict[str, Callable] = {
-        "ingest": _ingest, "superbias": _superbias, "highv_flat": _highv_flat, "calibrate": _calibrate
+        "ingest": _ingest, "superbias": _superbias, "highv_flat": _highv_flat, "calibrate": _calibrate,
+        "reference": _reference,
     }  # fmt: skip
     archive = Archive(options.out, load_camera(options.camera))
     params = driver.settings_of(name, options)
@@ -138,3 +140,13 @@ def _calibrate(options: argparse.Namespace, archive: Archive, params: Any) -> in
         )  # fmt: skip
         worst = max(worst, _sealed(archive, path.name, partial(calibrate.run_files, files, params=params)))
     return worst
+
+
+def _reference(options: argparse.Namespace, archive: Archive, params: Any) -> int:
+    from zsds_hpc.pipelines import reference
+
+    def step(work: Work) -> dict[str, Any]:
+        target = reference.target_of_files(options.files, archive.camera)
+        return reference.combine_images(target, [], work.stage.path, work, params)
+
+    return _sealed(archive, "reference", step)
