@@ -22,6 +22,10 @@ SEEING = (1.58, 1.77, 1.97, 2.36, 2.76, 3.15)
 TIMED = 2
 #: Copy of the database when the reference is there and the night is not.
 SNAPSHOT = "reference.sqlite"
+#: Says that sky and reference are made; without it both are made again.
+MARK = "reference.json"
+#: Exposures in the archive as raw images at a time.
+BATCH = 5
 
 _HEAD = """\
 seed: {seed}
@@ -95,35 +99,50 @@ def prepare_sky(place: Path, stars: int, seed: int, variable_fraction: float = 0
             call("-m", "zsds_hpc.production.cli", "refcat", "build", kind, source, "--out", store)
 
 
-def drop_dark_channels(place: Path) -> None:
-    """Remove raw images of the channels that stay dark: 38 MB each."""
-    for path in (place / "archive" / "raw").rglob(f"*_c{CCDID:02d}_?_q[234]_raw.fits"):
-        path.unlink()
+def drop_raw(place: Path, night: str) -> None:
+    """Remove ingested raw images of a night: 38 MB a channel, three of four dark but needed for the cross-talk."""
+    shutil.rmtree(place / "archive" / "raw" / night[:4] / night[4:], ignore_errors=True)
+
+
+def calibrate_epochs(place: Path) -> None:
+    """Super-bias, flat and the reference epochs, a few at a time to spare the disk."""
+    say("super-bias, flat, reference epochs")
+    drive("ingest", place, REFERENCE_NIGHT, f"_c{CCDID:02d}_b", f"_c{CCDID:02d}_f")
+    for pipeline in ("superbias", "highv_flat"):
+        drive(pipeline, place, REFERENCE_NIGHT, "q1")
+    drop_raw(place, REFERENCE_NIGHT)
+    files = sorted((place / "sky" / "incoming" / REFERENCE_NIGHT).glob("*_o.fits.fz"))
+    stems = [path.name.removesuffix(".fits.fz") for path in files]
+    for start in range(0, len(stems), BATCH):
+        batch = stems[start : start + BATCH]
+        drive("ingest", place, REFERENCE_NIGHT, *batch)
+        drive("calibrate", place, REFERENCE_NIGHT, *(f"{stem}_q{QID}" for stem in batch))
+        drop_raw(place, REFERENCE_NIGHT)
 
 
 def prepare_reference(place: Path) -> None:
-    """Calibrated epochs of the reference night and the reference image; raw channels are dropped when used."""
-    mark = place / "reference.json"
-    if mark.exists() and mark.stat().st_mtime > (place / "sky" / "done").stat().st_mtime:
-        return
-    say("super-bias, flat, reference epochs")
-    for pipeline, only in (("ingest", ()), ("superbias", ("q1",)), ("highv_flat", ("q1",)), ("calibrate", ("q1",))):
-        drive(pipeline, place, REFERENCE_NIGHT, *only)
-        drop_dark_channels(place)
-    shutil.rmtree(place / "archive" / "raw" / REFERENCE_NIGHT[:4] / REFERENCE_NIGHT[4:], ignore_errors=True)
+    """Calibrated epochs of the reference night and the reference image; a copy of the database as it is then."""
+    calibrate_epochs(place)
     say("reference image")
     drive("reference", place, REFERENCE_NIGHT)
     found = sorted(str(path.relative_to(place)) for path in (place / "archive" / "ref").rglob("*refimg.fits"))
     if not found:
         sys.exit("the reference pipeline made no reference image; see the log")
     shutil.copy(place / "archive" / "zsds.sqlite", place / SNAPSHOT)
-    mark.write_text(json.dumps(found))
+    shutil.rmtree(place / "sky" / "incoming" / REFERENCE_NIGHT)  # gigabytes that nothing needs any more
+    shutil.rmtree(place / "sky" / "truth" / "parts")
+    (place / MARK).write_text(json.dumps(found))
 
 
 def prepare(place: Path, stars: int, seed: int, variable_fraction: float = 0.02) -> None:
     """Everything up to the search: sky, calibrated reference epochs, reference; then the night itself."""
-    prepare_sky(place, stars, seed, variable_fraction)
-    prepare_reference(place)
+    plan = place / "simulation.yml"
+    is_same = plan.exists() and plan.read_text() == plan_text(stars, seed, variable_fraction)
+    if not (is_same and (place / MARK).exists()):
+        (place / MARK).unlink(missing_ok=True)
+        shutil.rmtree(place / "archive", ignore_errors=True)
+        prepare_sky(place, stars, seed, variable_fraction)
+        prepare_reference(place)
     say("the night")
     for pipeline in ("ingest", "calibrate", "realtime", "alerts"):
         drive(pipeline, place, NIGHT, *(() if pipeline == "ingest" else ("q1",)))

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import yaml
+
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
@@ -47,6 +49,12 @@ def build_refcats(sky: Path, refcats: Path) -> None:
                  str(refcats / kind)])  # fmt: skip
 
 
+def lit_channels(plan: Path) -> list[str]:
+    """Words that leave out the channels that a plan keeps dark."""
+    rcids = yaml.safe_load(plan.read_text()).get("rcids", [])
+    return [word for qid in sorted({rcid % 4 + 1 for rcid in rcids}) for word in ("--only", f"_q{qid}")]
+
+
 def main() -> int:
     """Parse, run the parts, print where things are."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -65,7 +73,7 @@ def main() -> int:
         say(f"processing night {incoming.name}")
         command = [sys.executable, "-m", "zsds_hpc.production.cli", "night", "run", incoming.name]
         command += ["--archive", str(place / "archive"), "--incoming", str(incoming)]
-        command += ["--refcats", str(place / "refcats"), "--ranks", str(options.ranks)]
+        command += ["--refcats", str(place / "refcats"), "--ranks", str(options.ranks), *lit_channels(ROOT / plan)]
         worst = max(worst, run(command, (0, 20)))
     say("scorecard against the simulator's truth")
     run([sys.executable, "-m", "zsds_hpc.production.cli", "scorecard", str(place)], (0, 20))

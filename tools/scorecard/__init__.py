@@ -7,7 +7,16 @@ NumPy, SciPy and astropy alone.
 import sys
 from pathlib import Path
 
-from tools.scorecard import accounting, artifacts, astrometry, calibrations, page, photometry, psfcard
+from tools.scorecard import (
+    accounting,
+    artifacts,
+    astrometry,
+    calibrations,
+    disccheck,
+    page,
+    photometry,
+    psfcard,
+)
 from tools.scorecard.card import Metric, as_json, as_table
 from tools.scorecard.findings import Findings, compare
 from tools.scorecard.products import Run
@@ -17,6 +26,8 @@ from zsds_hpc.core.states import EXIT_CLEAN, EXIT_UNITS_FAILED
 def sections(run: Run, findings: Findings) -> dict[str, list[Metric]]:
     """The scorecard by headings."""
     psf_fits = {"PSF-fit photometry": psfcard.metrics(findings.psf_fits)} if findings.psf_fits else {}
+    found = findings.discoveries
+    discovery = {"Discovery": disccheck.metrics(found)} if found else {}
     return {
         "Files and units": accounting.file_metrics(run),
         "Super-bias, flat, bad pixels": calibrations.metrics(findings.biases, findings.flats),
@@ -24,6 +35,7 @@ def sections(run: Run, findings: Findings) -> dict[str, list[Metric]]:
         "Photometry": photometry.metrics(findings.magnitudes),
         **psf_fits,
         "Hits, saturation, tracks": artifacts.metrics(findings.masks),
+        **discovery,
         "Cost": accounting.cost_metrics(run),
     }
 
@@ -53,6 +65,8 @@ def report(path: Path, as_json_only: bool = False) -> int:
     cards = sections(run, findings)
     every = [metric for metrics in cards.values() for metric in metrics]
     print(as_json(every) if as_json_only else as_table(cards), flush=True)
+    if findings.discoveries and not as_json_only:
+        print("\n" + disccheck.as_text(findings.discoveries), flush=True)
     written = page.write_report(run, findings, cards)
     missed = [metric.name for metric in every if not metric.ok]
     told = f"{len(missed)} targets missed: {', '.join(missed)}" if missed else "every target is met"

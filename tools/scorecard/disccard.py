@@ -96,6 +96,11 @@ def _pooled(checks: Sequence[DiscCheck], key: tuple[float, float]) -> tuple[floa
     return (float(np.sqrt(sum(count * rms**2 for count, rms in rows) / n)) if n else None), n
 
 
+def echo_reason() -> int:
+    """Index of the reason that is counted apart."""
+    return REASONS.index("echo of a bright change")
+
+
 def false_lines(checks: Sequence[DiscCheck]) -> list[Metric]:
     """Lines on false positives, sparse and dense channels apart."""
     lines = []
@@ -103,7 +108,7 @@ def false_lines(checks: Sequence[DiscCheck]) -> list[Metric]:
         own = [c for c in checks if (c.n_stars <= SPARSE_STARS) == few]
         if not own:
             continue
-        echo = REASONS.index("echo of a bright change")
+        echo = echo_reason()
         counts = np.array([[(c.false["reason"] != echo).sum(), (c.false["reason"] == echo).sum()] for c in own])
         false = np.concatenate([c.false for c in own])
         positive = float((false["snr"] > 0).sum()) / len(own)
@@ -155,7 +160,7 @@ def as_text(checks: Sequence[DiscCheck]) -> str:
         f"  {'exposure':<34} {'seeing':>6} {'width':>6} {'bright':>6} {'1-2 mag':>7} {'2-3':>6} {'false':>6} {'S50':>6}"
     )
     lines = [head]
-    echo = REASONS.index("echo of a bright change")
+    echo = echo_reason()
     for c in checks:
         away = all_probes([c])
         half, _ = half_complete_snr(away["snr"], away["found"])

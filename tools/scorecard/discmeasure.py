@@ -120,7 +120,13 @@ class DiffProducts(NamedTuple):
     candidates: Candidates
 
 
-def check(science: Science, epochs: list[Science], products: DiffProducts, least_snr: float = 5.0) -> DiscCheck:
+def check(
+    science: Science,
+    epochs: list[Science],
+    products: DiffProducts,
+    least_snr: float = 5.0,
+    changed: NDArray | None = None,
+) -> DiscCheck:
     """Measure one difference against the truth.
 
     Parameters
@@ -131,9 +137,11 @@ def check(science: Science, epochs: list[Science], products: DiffProducts, least
     products : DiffProducts
     least_snr : float
         False positives are counted from here on.
+    changed : ndarray of disctruth.CHANGE, optional
+        Where it has been made already.
     """
     pix, sigma, candidates = products
-    changed = disctruth.changes(science, epochs)
+    changed = disctruth.changes(science, epochs) if changed is None else changed
     usable = np.isfinite(sigma) & (sigma > 0) & np.isfinite(pix)
     chi = np.zeros(pix.shape, np.float32)
     np.divide(pix, sigma, out=chi, where=usable)

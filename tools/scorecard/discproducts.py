@@ -12,7 +12,7 @@ from tools.scorecard.products import Science, read_image
 from zsds_hpc.archive import paths
 from zsds_hpc.core import ids
 
-DIFFERENCE, UNCERTAINTY, MASK = "scimrefdiffimg.fits.fz", "diffunc.fits.fz", "diffmask.fits.fz"
+DIFFERENCE, UNCERTAINTY, MASK = "scimrefdiffimg.fits.fz", "scimrefdiffunc.fits.fz", "diffmsk.fits.fz"
 CANDIDATES, STREAKS = "diffcand.fits", "diffstreaks.fits"
 UNUSABLE = 6141
 
@@ -32,6 +32,13 @@ def read_candidates(path: Path) -> tuple[Candidates, NDArray, fits.Header]:
     x, y, flux, sigma = (rows[name].astype(float) for name in ("xpos", "ypos", "flux", "sigflux"))
     flux = np.where(rows["isdiffpos"], np.abs(flux), -np.abs(flux))
     return Candidates(x - 1.0, y - 1.0, flux, sigma, scores), rows, header
+
+
+def cutouts(science: Science) -> list[NDArray]:
+    """Science, template and difference cutouts of all candidates, each (n, 63, 63)."""
+    with fits.open(science.path(CANDIDATES), memmap=False) as hdus:
+        rows = hdus["CUTOUTS"].data
+        return [np.array(rows[name], float) for name in ("SCIENCE", "TEMPLATE", "DIFFERENCE")]
 
 
 def read_products(science: Science) -> DiffProducts:

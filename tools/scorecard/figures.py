@@ -9,7 +9,7 @@ from matplotlib.colors import LogNorm
 from numpy.typing import NDArray
 from PIL import Image
 
-from tools.scorecard import calibrations, photometry
+from tools.scorecard import calibrations, disccheck, photometry
 from tools.scorecard.findings import Findings
 from tools.scorecard.products import Run, Science, read_image
 from tools.scorecard.psffigure import psf_photometry
@@ -259,6 +259,16 @@ def _precision(axes: Axes, findings: Findings) -> None:
 
 
 #: File name -> (caption, drawing).
+def discovered(run: Run, findings: Findings, path: Path) -> None:
+    """Cutouts of candidates of every kind."""
+    disccheck.draw_examples(findings.discoveries, path)
+
+
+def difference_quality(run: Run, findings: Findings, path: Path) -> None:
+    """Completeness, residuals, widths, fluxes."""
+    disccheck.draw_quality(findings.discoveries, path)
+
+
 FIGURES: dict[str, tuple[str, Callable[[Run, Findings, Path], None]]] = {
     "image.png": ("A calibrated image and its mask", image_and_mask),
     "calibrations.png": ("Super-bias and flat against the true maps of the detector", calibration_maps),
@@ -266,6 +276,8 @@ FIGURES: dict[str, tuple[str, Callable[[Run, Findings, Path], None]]] = {
     "photometry.png": ("Photometry against the true magnitudes", photometric_residuals),
     "psf.png": ("PSF-fit photometry against what the noise allows", psf_photometry),
     "detection.png": ("Completeness and purity", detection),
+    "discovery.png": ("Science image, reference and difference", discovered),
+    "difference.png": ("What is found, and what is left in the differences", difference_quality),
 }
 
 

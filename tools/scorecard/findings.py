@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from tools.scorecard import artifacts, astrometry, calibrations, photometry, psfphot, sources
+from tools.scorecard import artifacts, astrometry, calibrations, disccheck, photometry, psfphot, sources
 from tools.scorecard.products import Run, Science
 
 #: At most this many science channels are compared, spread evenly over the run.
@@ -12,7 +12,7 @@ MAX_CHANNELS = 48
 @dataclass
 class Findings:
     """Comparisons of calibration products, and of science channels (lists of one length; `psf_fits` only where
-    there is a PSF catalogue)."""
+    there is a PSF catalogue), and of the channels that were searched."""
 
     biases: list[calibrations.BiasCheck] = field(default_factory=list)
     flats: list[calibrations.FlatCheck] = field(default_factory=list)
@@ -21,6 +21,7 @@ class Findings:
     magnitudes: list[photometry.PhotometryCheck] = field(default_factory=list)
     masks: list[artifacts.ArtifactCheck] = field(default_factory=list)
     psf_fits: list[psfphot.PsfCheck] = field(default_factory=list)
+    discoveries: disccheck.Discoveries = field(default_factory=disccheck.Discoveries)
 
 
 def compare(run: Run) -> Findings:
@@ -38,4 +39,5 @@ def compare(run: Run) -> Findings:
         if science.path("psfcat.fits").is_file():
             findings.psf_fits.append(psfphot.check(science, psfphot.read_catalogue(science)))
         science.forget_pixels()
+    findings.discoveries = disccheck.compare(run)
     return findings

@@ -87,6 +87,8 @@ def write_report(run: Run, findings: Findings, cards: dict[str, list[Metric]]) -
         shown = {name: draw for name, (_, draw) in figures.FIGURES.items()}
         if not findings.psf_fits:
             del shown["psf.png"]
+        if not findings.discoveries:
+            del shown["discovery.png"], shown["difference.png"]
         for name, draw in shown.items():
             draw(run, findings, folder / name)
             drawn.append(name)

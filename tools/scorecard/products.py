@@ -78,10 +78,12 @@ class Run:
         return self.archive / paths.calibration(kind, night, filtercode, *ids.ccdid_qid_of(rcid))
 
     def science(self) -> Iterator["Science"]:
-        """Every channel of every science exposure of the simulation, processed or not."""
+        """Every lit channel of every science exposure of the simulation, processed or not."""
         for night, truth in self.truths.items():
             for name in truth.exposures("object"):
                 for rcid in truth.rcids(name):
+                    if "sky_dn" not in truth.channel(name, rcid):
+                        continue
                     yield Science(self, truth, night, name, rcid)
 
 

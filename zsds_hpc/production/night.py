@@ -38,6 +38,10 @@ def add_command(commands: Any) -> None:
     run.add_argument("--site", default="laptop", metavar="NAME|FILE", help="site file (default: laptop)")
     run.add_argument("--ranks", type=int, default=0, help="MPI ranks (default: the site's, or the cores)")
     run.add_argument("--pipelines", nargs="+", choices=NAMES, default=OF_A_NIGHT, metavar="NAME", help="some only")
+    run.add_argument(
+        "--only", action="append", default=[], metavar="TEXT",
+        help="only units whose id has TEXT, such as _q1; ingest takes whole files all the same",
+    )  # fmt: skip
     run.add_argument("--watch", action="store_true", help="poll for arrivals until the manifest is complete")
     run.add_argument("--poll-s", type=float, default=10.0, help="seconds between polls (default: 10)")
     run.add_argument(
@@ -145,8 +149,9 @@ def _launch(name: str, options: argparse.Namespace, site: SiteFacts, stop: _Stop
     command += [sys.executable, str(DRIVERS / f"{name}.py"), "--archive", str(options.archive)]
     command += ["--night", options.night, "--camera", options.camera]
     command += ["--incoming", str(options.incoming)] if name == "ingest" else []
-    command += ["--refcats", str(options.refcats)] if name in ("calibrate", "alerts") else []
+    command += ["--refcats", str(options.refcats)] if name in ("calibrate", "realtime", "alerts") else []
     command += ["--database", options.database] if options.database else []
+    command += [word for text in options.only if name != "ingest" for word in ("--only", text)]
     command += ["--trust-sizes"] if options.trust_sizes else []
     if options.dry_run:
         print(" ".join(command))
