@@ -1,6 +1,7 @@
 """A small sky for the alerts pipeline: stores of stars, and images with candidates where the test wants them."""
 
-from dataclasses import dataclass, field
+import dataclasses
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from zsds_hpc.archive.atomic import Seal, sha256_of
 from zsds_hpc.archive.diffcat import write_candidates
 from zsds_hpc.archive.provenance import Record
 from zsds_hpc.archive.refcats import build_refcat
+from zsds_hpc.archive.streakfile import write_streaks
 from zsds_hpc.astrometry.tpv import N_TERMS, TPV
 from zsds_hpc.core import ids
 from zsds_hpc.core.states import State
@@ -23,6 +25,8 @@ from zsds_hpc.settings.camera import load_camera
 from zsds_hpc.subtraction.candcat import CANDIDATE_DTYPE
 from zsds_hpc.subtraction.candidates import Candidates
 from zsds_hpc.subtraction.cutouts import Cutouts
+from zsds_hpc.subtraction.streak_table import STREAK_DTYPE
+from zsds_hpc.subtraction.streaks import Streaks
 
 N_X, N_Y = mininight.N_X, mininight.N_Y
 #: Middle of the images, across right ascension zero.
@@ -43,18 +47,21 @@ class Image:
     ----------
     seen : list of (x, y, is_positive)
         Candidates, arcsec from the middle of the sky.
+    trails : list of (x, y)
+        Western ends of streaks.
     shift_arcsec : float
         The image lies this far east.
     """
 
     fracday: int
-    seen: list = field(default_factory=list)
+    seen: list = dataclasses.field(default_factory=list)
     night: str = "20200924"
     field: int = 655
     filtercode: str = "zr"
     programid: int = 1
     shift_arcsec: float = 0.0
     qid: int = 1
+    trails: list = dataclasses.field(default_factory=list)
 
     @property
     def unit_id(self) -> str:
@@ -94,6 +101,16 @@ def candidates(image: Image) -> Candidates:
     table["ranr"][::2] = np.nan
     stamps = [rng.normal(0.0, 5.0, (len(table), 63, 63)).astype(np.float32) for _ in range(3)]
     return Candidates(table, Cutouts(*stamps), 3 * len(table), {}, image.limit)
+
+
+def streaks(image: Image) -> Streaks:
+    """One trail from each position to 20 arcsec east of it."""
+    table = np.zeros(len(image.trails), STREAK_DTYPE)
+    for row, (x, y) in zip(table, image.trails):
+        row["ra1"], row["dec1"] = sky_place(x, y)
+        row["ra2"], row["dec2"] = sky_place(x + 20.0, y)
+        row["length"], row["snr"], row["score"], row["kind"] = 19.8, 12.5, 0.75, b"asteroid"
+    return Streaks(table, {}, 0.5)
 
 
 def cards(image: Image) -> list:
@@ -166,7 +183,11 @@ class ToySky:
             (self.root / folder).mkdir(parents=True, exist_ok=True)
             path = f"{folder}/{image.unit_id}_diffcand.fits"
             write_candidates(self.root / path, candidates(image), cards(image))
-            outputs = {path: Seal(sha256_of(self.root / path), (self.root / path).stat().st_size)}
+            trails = path.replace("diffcand", "diffstreaks")
+            write_streaks(self.root / trails, streaks(image), cards(image))
+            outputs = {
+                each: Seal(sha256_of(self.root / each), (self.root / each).stat().st_size) for each in (path, trails)
+            }
             outputs[f"{folder}/{image.unit_id}_scimrefdiffimg.fits.fz"] = Seal("0" * 64, 1)
             facts = {"obsjd": image.jd, "rcid": ids.rcid_of(6, image.qid)}
             records.append(

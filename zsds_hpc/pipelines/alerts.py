@@ -18,6 +18,7 @@ from zsds_hpc.archive.atomic import sha256_of
 from zsds_hpc.archive.database import Engine
 from zsds_hpc.archive.provenance import Record
 from zsds_hpc.archive.refcats import RefCat
+from zsds_hpc.archive.streakfile import read_streaks
 from zsds_hpc.core.errors import BadInput, UsageError
 from zsds_hpc.core.names import RawName, parse_raw_name
 from zsds_hpc.core.states import State
@@ -106,18 +107,12 @@ def read_image(unit: Unit, work: Work) -> Found:
     """What the difference pipeline found on an image."""
     path, camera = work.archive.path(unit.attrs["candidates"]), work.archive.camera
     table, cutouts, cards = diffcat.read_candidates(path)
-    streaks = _streaks(work.archive.path(unit.attrs["streaks"])) if unit.attrs["streaks"] else np.zeros(0)
+    streaks = read_streaks(work.archive.path(unit.attrs["streaks"])) if unit.attrs["streaks"] else np.zeros(0)
     row = image_row(unit.unit_id, cards, unit.attrs["difference"], camera.n_x, camera.n_y)
     found = Found(row, table, cutouts, streaks)
     ra, dec, _ = found.middle
     row |= {"cell": int(transients.cells_of(ra, dec)), "n_candidates": len(table), "n_streaks": len(streaks)}
     return found
-
-
-def _streaks(path: Path) -> np.ndarray:
-    from zsds_hpc.archive.streakfile import read_streaks
-
-    return read_streaks(path)
 
 
 def _stars(unit: Unit, found: Found, params: AlertsParams) -> dict[str, np.ndarray]:

@@ -214,6 +214,18 @@ def test_image_without_candidates_counts_as_coverage(sky):
     assert history(of(sky, SECOND)) == [(empty.jd, False, 20.1)]
 
 
+def test_streaks_are_entered(sky):
+    image = Image(100000, [], trails=[(-10.0, 5.0), (3.0, -8.0)])
+    sky.add(image)
+    assert sky.run() == 0 and record(sky, image).metrics["n_streaks"] == 2
+    ra, dec = sky_place(0.0, 5.0)
+    with transients.transaction(sky.archive.engine()) as connection:
+        (row,) = transients.cone(connection, transients.streaks, ra, dec, 1.0 / 3600.0)
+    assert row["arcsec"] < 0.01 and (row["kind"], row["snr"], row["number"]) == ("asteroid", 12.5, 0)
+    assert (row["rcid"], row["programid"], row["jd"]) == (20, 1, image.jd)
+    assert tables(sky)["difference_images"][0][-2] == 2
+
+
 def test_least_score(sky, monkeypatch):
     sky.add(FIRST)
     scored = alerts.candidate_rows
