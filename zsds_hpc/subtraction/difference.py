@@ -8,6 +8,7 @@ from zsds_hpc.core import maskbits
 from zsds_hpc.core.errors import AlgorithmFailure
 from zsds_hpc.core.params import Params, param
 from zsds_hpc.kernels.convolve import convolve_blocks
+from zsds_hpc.kernels.joinmask import join_masks
 from zsds_hpc.kernels.nearest import read_nearest
 from zsds_hpc.numerics.resample import spline_sample
 from zsds_hpc.numerics.robust import median_mad
@@ -148,23 +149,12 @@ def _pair(found: Registration, kernels: Kernels, params: DifferenceParams) -> _P
 
 
 def _joint_mask(science: np.ndarray, reference: np.ndarray, grow_pix: int) -> np.ndarray:
-    """Bits of both; unusable pixels of the reference and saturated ones are widened."""
-    out = science | (reference & ~maskbits.SOURCES)
-    out[_grown((out & maskbits.SATURATED) != 0, grow_pix)] |= maskbits.SATURATED
-    out[_grown((reference & maskbits.UNUSABLE) != 0, grow_pix)] |= maskbits.NAN
+    """Bits of both but the reference's sources (its mask is changed); its unusable pixels, and saturated ones of
+    either, are widened."""
+    out = np.empty_like(science)
+    reference &= ~maskbits.SOURCES
+    join_masks(science, reference, maskbits.SATURATED, maskbits.UNUSABLE, maskbits.NAN, grow_pix, out)
     return out
-
-
-def _grown(where: np.ndarray, reach: int) -> np.ndarray:
-    """Pixels within a square of half side `reach` about one of those given."""
-    for axis in (0, 1):
-        source = where.swapaxes(0, axis)
-        out = source.copy()
-        for step in range(1, reach + 1):
-            out[step:] |= source[:-step]
-            out[:-step] |= source[step:]
-        where = out.swapaxes(0, axis)
-    return where
 
 
 def _polished(
