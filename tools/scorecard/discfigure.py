@@ -77,7 +77,8 @@ def _completeness(axes: Axes, checks: Sequence[DiscCheck]) -> None:
         xscale="log", xlabel="true S/N (photon noise)", ylabel="share found", ylim=(0.0, 1.05), title="completeness"
     )
     axes.set_xticks([2, 3, 5, 10, 20, 40], labels=["2", "3", "5", "10", "20", "40"])
-    axes.legend(loc="lower right")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower right")
 
 
 def _residuals(axes: Axes, checks: Sequence[DiscCheck]) -> None:
