@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tools.training import nettrain
 from tools.training.examples import BOGUS, KINDS, REAL, UNCLEAR, Examples, Truth, examples_of, joined, load, save
 from tools.training.roc import summary
+from tools.training.vettingfigure import Judged, draw
 from zsds_hpc.archive.models import npz_bytes, write_model
 from zsds_hpc.core.errors import AlgorithmFailure
 from zsds_hpc.subtraction.candidates import CandidateParams, find_candidates
@@ -29,11 +30,11 @@ FEATURES = (
     "noiserat",
 )  # fmt: skip
 TREES = {
-    "objective": "binary", "learning_rate": 0.06, "num_leaves": 20, "min_data_in_leaf": 40, "feature_fraction": 0.7,
+    "objective": "binary", "learning_rate": 0.08, "num_leaves": 14, "min_data_in_leaf": 40, "feature_fraction": 0.7,
     "bagging_fraction": 0.8, "bagging_freq": 1, "lambda_l2": 1.0, "deterministic": True, "force_row_wise": True,
     "num_threads": 1, "verbosity": -1,
 }  # fmt: skip
-MOST_TREES = 300
+MOST_TREES = 260
 SCENES_PER_FILE = 25
 #: Training sees also what the candidate filter of the survey would count out by its shape.
 LOOSE = CandidateParams(max_chi=100.0, max_chipsf=1000.0, dipole_balance=0.0)
@@ -207,6 +208,10 @@ def train_all(arguments: argparse.Namespace) -> None:
                 "kept_by_kind": by_kind(test.examples, scores[name], threshold)}  # fmt: skip
         write_model(arguments.out, data, card)
         tell(card)
+        if arguments.figure and name == arguments.winner:
+            rows = next(iter(populations(test).values()))
+            shown = Judged(test.examples.of(rows), {k: s[rows] for k, s in scores.items()}, name, threshold)
+            draw(shown, arguments.figure)
 
 
 def tell(card: dict[str, Any]) -> None:
@@ -236,6 +241,8 @@ def main() -> None:
     train = commands.add_parser("train", help="train both classifiers on what is under --work")
     train.add_argument("--out", type=Path, default=Path("zsds_hpc/models"))
     train.add_argument("--date", required=True, help="YYYY-MM-DD, for the card")
+    train.add_argument("--figure", type=Path, help="picture of the held-out candidates")
+    train.add_argument("--winner", choices=sorted(NAMES), default="drb", help="classifier that the figure is about")
     train.add_argument("--version", default="1")
     train.add_argument("--seed", type=int, default=1)
     train.add_argument("--epochs", type=int, default=14)
