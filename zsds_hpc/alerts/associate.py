@@ -62,40 +62,53 @@ class Membership(NamedTuple):
     ----------
     known : ndarray of int, shape (n,)
         Index of the known object, -1 for none.
+    earlier : ndarray of int, shape (n,)
+        Where there is none: index of the earlier detection whose object it is, -1 for none.
     founder : ndarray of int, shape (n,)
-        Where there is no known one: index of the candidate of this image that founds the object, often itself;
-        -1 otherwise.
+        Where there is neither: index of the candidate of this image that founds the object, often itself; -1
+        otherwise.
     """
 
     known: np.ndarray
+    earlier: np.ndarray
     founder: np.ndarray
 
 
-def find_objects(ra, dec, known_ra, known_dec, radius_arcsec: float) -> Membership:
-    """Object of each candidate of an image: the nearest known one, otherwise a new one.
+Places = tuple[np.ndarray, np.ndarray]
 
+
+def find_objects(candidates: Places, known: Places, earlier: Places, radius_arcsec: float) -> Membership:
+    """Object of each candidate of an image: the nearest known one, that of the nearest detection, or a new one.
+
+    An object lies where it was first detected. A detection at its edge may be the one that a candidate is close to.
     New objects are founded in the order of the candidates; a later candidate within the radius of founders joins
     the nearest. So pieces of one residual (a dipole's two signs) are one object.
 
     Parameters
     ----------
-    ra, dec : ndarray, shape (n,)
-        Candidates, degrees.
-    known_ra, known_dec : ndarray, shape (m,)
-        Objects known before, degrees.
+    candidates, known, earlier : (ra, dec)
+        Candidates of the image, objects known before, earlier detections: arrays, degrees.
     radius_arcsec : float
     """
-    known, founder = np.full(len(ra), -1), np.full(len(ra), -1)
-    pairs = pairs_within(ra, dec, known_ra, known_dec, radius_arcsec)
-    matched, at = np.unique(pairs.first, return_index=True)
-    known[matched] = pairs.second[at]
-    near = pairs_within(ra, dec, ra, dec, radius_arcsec)
-    starts = np.searchsorted(near.first, np.arange(len(ra) + 1))
-    for i in np.flatnonzero(known < 0):
+    object_at, detection_at = _nearest(candidates, known, radius_arcsec), _nearest(candidates, earlier, radius_arcsec)
+    detection_at[object_at >= 0] = -1
+    founder = np.full(len(object_at), -1)
+    near = pairs_within(*candidates, *candidates, radius_arcsec)
+    starts = np.searchsorted(near.first, np.arange(len(founder) + 1))
+    for i in np.flatnonzero((object_at < 0) & (detection_at < 0)):
         around = near.second[starts[i] : starts[i + 1]]
         founders = around[(around < i) & (founder[around] == around)]
         founder[i] = founders[0] if len(founders) else i
-    return Membership(known, founder)
+    return Membership(object_at, detection_at, founder)
+
+
+def _nearest(places: Places, others: Places, radius_arcsec: float) -> np.ndarray:
+    """Index of the nearest other place, -1 where none is within the radius."""
+    pairs = pairs_within(*places, *others, radius_arcsec)
+    nearest = np.full(len(places[0]), -1)
+    has, at = np.unique(pairs.first, return_index=True)
+    nearest[has] = pairs.second[at]
+    return nearest
 
 
 class History(NamedTuple):

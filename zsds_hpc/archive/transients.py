@@ -220,10 +220,10 @@ def objects_of(connection: Connection, unit_id: str) -> list[Row]:
 
 
 def detections_in(connection: Connection, cells: Sequence[int], jd_before: float) -> list[Row]:
-    """Candidates of earlier images in some cells with all fields of a packet's history, earliest first."""
+    """Candidates of earlier images in some cells, earliest first: fields of a packet's history, and ``objectid``."""
     of_image = [name for name in HISTORY_FIELDS if name in IMAGE_FIELDS and name not in SHARED_FIELDS]
     own = [name for name in HISTORY_FIELDS if name not in of_image]
-    wanted = [candidates.c[name] for name in own] + [difference_images.c[name] for name in of_image]
+    wanted = [candidates.c[name] for name in ("objectid", *own)] + [difference_images.c[name] for name in of_image]
     joined = candidates.join(difference_images, candidates.c.unit_id == difference_images.c.unit_id)
     query = sa.select(*wanted).select_from(joined).where(candidates.c.jd < jd_before)
     return sorted(_in_cells(connection, query, candidates, cells), key=lambda row: (row["jd"], row["candid"]))

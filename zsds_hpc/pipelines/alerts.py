@@ -97,8 +97,8 @@ def _associate(
     if not rows:
         return [], []
     add_asteroids(connection, found, rows, params)
-    new = add_objects(connection, found, rows, params.match)
     past = Past(connection, found, rows, params)
+    new = add_objects(connection, rows, past, params.match.same_object_arcsec)
     past.add_counts()
     return new, packets_of(found, rows, past, params)
 

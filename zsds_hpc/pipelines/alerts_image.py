@@ -171,16 +171,16 @@ def add_asteroids(connection: Connection, found: Found, rows: Sequence[Row], par
         row |= {name: values[i] for name, values in columns.items()}
 
 
-def add_objects(connection: Connection, found: Found, rows: Sequence[Row], params: associate.MatchParams) -> list[Row]:
+def add_objects(connection: Connection, rows: Sequence[Row], past: "Past", radius_arcsec: float) -> list[Row]:
     """Fill in the object of each candidate; returns the rows of the new ones."""
-    ra, dec = _places(rows)
-    known = transients.objects_in(connection, transients.cells_around(ra, dec, params.same_object_arcsec))
-    member = associate.find_objects(ra, dec, *_places(known), params.same_object_arcsec)
+    places = _places(rows)
+    known = transients.objects_in(connection, transients.cells_around(*places, radius_arcsec))
+    member = associate.find_objects(places, _places(known), _places(past.detections), radius_arcsec)
     founders = [i for i in range(len(rows)) if member.founder[i] == i]
-    names = dict(zip(founders, new_names(connection, [rows[i]["candid"] for i in founders], found.row["jd"])))
-    for i, row in enumerate(rows):
-        at = member.known[i]
-        row["objectid"] = known[at]["objectid"] if at >= 0 else names[int(member.founder[i])]
+    names = dict(zip(founders, new_names(connection, [rows[i]["candid"] for i in founders], rows[0]["jd"])))
+    for row, object_at, detection_at, founder in zip(rows, *member):
+        earlier = known[object_at] if object_at >= 0 else past.detections[detection_at] if detection_at >= 0 else None
+        row["objectid"] = earlier["objectid"] if earlier else names[int(founder)]
     wanted = [column.name for column in transients.objects.columns]
     return [{name: rows[i][name] for name in wanted} for i in founders]
 
@@ -212,6 +212,11 @@ class Past:
     rows : list of dict
         Candidates of the image, with position.
     params : AlertsParams
+
+    Attributes
+    ----------
+    detections : list of dict
+        Earlier candidates in the cells around, as `transients.detections_in` gives them.
     """
 
     def __init__(self, connection: Connection, found: Found, rows: Sequence[Row], params: AlertsParams):
@@ -221,8 +226,8 @@ class Past:
         ra, dec = _places(rows)
         radius = params.match.same_object_arcsec
         cells = transients.cells_around(ra, dec, radius)
-        self._detections = transients.detections_in(connection, cells, found.row["jd"])
-        self._pairs = associate.pairs_within(ra, dec, *_places(self._detections), radius)
+        self.detections = transients.detections_in(connection, cells, found.row["jd"])
+        self._pairs = associate.pairs_within(ra, dec, *_places(self.detections), radius)
         self._flags = transients.flags_in(connection, cells, found.row["field"], found.row["rcid"])
         self._flag_pairs = associate.pairs_within(ra, dec, *_places(self._flags), radius)
         self._own_pairs = associate.pairs_within(ra, dec, ra, dec, radius)
@@ -239,9 +244,9 @@ class Past:
         Detections count where they fell on the same field and channel, whatever their program; coverage counts on any.
         """
         place = self._image["field"], self._image["rcid"]
-        here = np.array([(row["field"], row["rcid"]) == place for row in self._detections], dtype=bool)
+        here = np.array([(row["field"], row["rcid"]) == place for row in self.detections], dtype=bool)
         kept = here[self._pairs.second]
-        earlier = [self._detections[k]["jd"] for k in self._pairs.second[kept]]
+        earlier = [self.detections[k]["jd"] for k in self._pairs.second[kept]]
         rolled = [self._flags[k] for k in self._flag_pairs.second]
         own = [self._image["jd"]] * len(self._own_pairs.first)
         first = np.concatenate([self._pairs.first[kept], self._flag_pairs.first, self._own_pairs.first])
@@ -265,7 +270,7 @@ class Past:
         histories: list[list[Row]] = [[] for _ in self._rows]
         seen: list[set[int]] = [set() for _ in self._rows]
         for i, k in zip(self._pairs.first, self._pairs.second):
-            row = self._detections[k]
+            row = self.detections[k]
             seen[i].add(row["pid"])
             if row["jd"] >= self._since and row["programid"] in self._programs:
                 histories[i].append(row)

@@ -44,13 +44,14 @@ def test_no_pairs_of_nothing():
         assert len(pairs.first) == len(pairs.second) == len(pairs.arcsec) == 0
 
 
-def slow_objects(ra, dec, known_ra, known_dec, radius):
-    """Object of each candidate, one after the other: ("known", k) or ("new", founder)."""
+def slow_objects(ra, dec, known, earlier, radius):
+    """Object of each candidate, one after the other: ("known", k), ("earlier", k) or ("new", founder)."""
     founders, found = [], []
     for i in range(len(ra)):
-        away = haversine_arcsec(ra[i], dec[i], known_ra, known_dec)
-        if len(away) and away.min() <= radius:
-            found.append(("known", int(away.argmin())))
+        away = {"known": haversine_arcsec(ra[i], dec[i], *known), "earlier": haversine_arcsec(ra[i], dec[i], *earlier)}
+        there = [(kind, int(each.argmin())) for kind, each in away.items() if each.min() <= radius]
+        if there:
+            found.append(there[0])
             continue
         near = [(haversine_arcsec(ra[i], dec[i], ra[j], dec[j]), j) for j in founders]
         near = [each for each in near if each[0] <= radius]
@@ -63,19 +64,23 @@ def slow_objects(ra, dec, known_ra, known_dec, radius):
 @pytest.mark.parametrize("seed", range(5))
 def test_objects_against_brute_force(seed):
     ra, dec = field(150, seed, 40.0)
-    known = field(60, seed + 100, 40.0)
-    member = associate.find_objects(ra, dec, *known, 1.5)
-    found = [("known", k) if k >= 0 else ("new", f) for k, f in zip(member.known, member.founder)]
-    wanted = slow_objects(ra, dec, *known, 1.5)
+    known, earlier = field(60, seed + 100, 40.0), field(50, seed + 200, 40.0)
+    member = associate.find_objects((ra, dec), known, earlier, 1.5)
+    found = [
+        ("known", k) if k >= 0 else ("earlier", e) if e >= 0 else ("new", f)
+        for k, e, f in zip(member.known, member.earlier, member.founder)
+    ]
+    wanted = slow_objects(ra, dec, known, earlier, 1.5)
     assert found == wanted
-    kinds = {(kind, index == i) for i, (kind, index) in enumerate(wanted)}
-    assert len(kinds - {("known", True)}) == 3  # known, founders and followers are all there
+    kinds = {"follower" if kind == "new" and index != i else kind for i, (kind, index) in enumerate(wanted)}
+    assert kinds == {"known", "earlier", "new", "follower"}
 
 
 def test_dipole_is_one_object_and_a_chain_is_not():
     ra, dec = np.full(4, 10.0), 20.0 + np.array([0.0, 1.0, 2.0, 3.0]) / 3600.0
-    member = associate.find_objects(ra, dec, np.zeros(0), np.zeros(0), 1.5)
-    assert member.founder.tolist() == [0, 0, 2, 2] and (member.known == -1).all()
+    nothing = np.zeros(0), np.zeros(0)
+    member = associate.find_objects((ra, dec), nothing, nothing, 1.5)
+    assert member.founder.tolist() == [0, 0, 2, 2] and (member.known == -1).all() and (member.earlier == -1).all()
 
 
 def test_summarise():

@@ -100,7 +100,7 @@ def test_cells_around_miss_nothing():
 def test_nan_becomes_null_and_history_has_the_fields_of_packets(connection):
     transients.enter(connection, {"difference_images": [image("u1")], "candidates": [candidate(7, "u1", 10.0, 20.0)]})
     (row,) = transients.detections_in(connection, transients.cells_around([10.0], [20.0], 1.5), NIGHTS["20200925"])
-    assert set(row) == set(transients.HISTORY_FIELDS)
+    assert set(row) == {"objectid", *transients.HISTORY_FIELDS}
     assert (row["rb"], row["magpsf"], row["diffmaglim"], row["rbversion"]) == (None, 19.25, 20.5, "t1")
     assert not transients.detections_in(connection, transients.cells_around([10.0], [20.0], 1.5), NIGHTS["20200924"])
 

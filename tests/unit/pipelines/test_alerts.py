@@ -122,6 +122,15 @@ def test_dipole_is_one_object_with_two_detections(sky):
     assert one["prv_candidates"] is None and [p["candidate"]["isdiffpos"] for p in (one, other)] == ["t", "f"]
 
 
+def test_close_to_a_detection_but_not_to_its_object(sky):
+    """At 0, 1.2 and 2.4 arcsec: the last is not near the object's place, but it was detected there before."""
+    images = [Image(100000 * (k + 1), [(1.2 * k, 0.0, True)]) for k in range(3)]
+    sky.add(*images)
+    sky.run()
+    assert len({of(sky, image)["objectId"] for image in images}) == 1
+    assert [of(sky, image)["candidate"]["ndethist"] for image in images] == [1, 2, 2]
+
+
 def test_only_images_that_cover_the_place(sky):
     """An image shifted by 60 arcsec has its western edge at +11.9 arcsec or so: 48.6 arcsec from its middle."""
     edge = 60.0 - 96 / 2 * SCALE_DEG * 3600.0
