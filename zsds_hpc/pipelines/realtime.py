@@ -34,7 +34,7 @@ FEATURES_MODEL, CUTOUTS_MODEL, STREAKS_MODEL = "realbogus_features", "realbogus_
 #: Half side of the PSF image.
 _PSF_HALF_PIX = 12
 #: Steps of the error image, in its median.
-_SIGMA_STEP = 1 / 200
+_SIGMA_STEP = 1 / 50
 
 Place = Callable[[str], str]
 

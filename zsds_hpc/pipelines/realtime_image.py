@@ -24,6 +24,7 @@ class RealtimeParams(Params):
     candidates: CandidateParams = param(CandidateParams(), "Candidates.")
     vetting: VettingParams = param(VettingParams(), "Real or bogus.")
     streaks: StreakParams = param(StreakParams(), "Trails of fast objects.")
+    trail_margin_fwhm: float = param(2.0, "Candidates this near to a satellite are pieces of it.", "FWHM", 0)
     noise_steps: float = param(8.0, "Steps per sigma in which the difference image is stored.", "", 1.0, 64.0)
 
 
@@ -84,10 +85,11 @@ def discover(
         difference = subtract(science, template, params.difference)
     with timers("candidates"):
         candidates = find_candidates(difference, science.wcs, params.candidates)
-    with timers("vetting"):
-        candidates, n_real = _vetted(candidates, vetters.candidates, params.vetting)
     with timers("streaks"):
         streaks = find_streaks(difference, science.wcs, params.streaks, vetters.streaks)
+        candidates = off_trails(candidates, streaks.table, params.trail_margin_fwhm * difference.psf.fwhm_pix)
+    with timers("vetting"):
+        candidates, n_real = _vetted(candidates, vetters.candidates, params.vetting)
     metrics = {
         **difference.metrics,
         "n_candidates": len(candidates.table),
@@ -101,6 +103,27 @@ def discover(
         "diffmaglim": candidates.limit_mag,
     }
     return Discovery(difference, candidates, streaks, metrics, _log(metrics))
+
+
+def off_trails(candidates: Candidates, streaks: np.ndarray, margin_pix: float) -> Candidates:
+    """Candidates without those on the trails of satellites and aircraft, which are counted.
+
+    Parameters
+    ----------
+    candidates : Candidates
+    streaks : ndarray, `subtraction.streak_table.STREAK_DTYPE`
+    margin_pix : float
+    """
+    x, y = candidates.table["xpos"] - 1, candidates.table["ypos"] - 1
+    on = np.zeros(len(x), bool)
+    for trail in streaks[streaks["kind"] == b"satellite"]:
+        start, step = (trail["x1"], trail["y1"]), (trail["x2"] - trail["x1"], trail["y2"] - trail["y1"])
+        along = ((x - start[0]) * step[0] + (y - start[1]) * step[1]) / max(step[0] ** 2 + step[1] ** 2, 1e-9)
+        along = np.clip(along, 0.0, 1.0)
+        on |= np.hypot(x - start[0] - along * step[0], y - start[1] - along * step[1]) < margin_pix
+    rejected = {**candidates.rejected, "trail": int(on.sum())}
+    cutouts = type(candidates.cutouts)(*(stamps[~on] for stamps in candidates.cutouts))
+    return candidates._replace(table=candidates.table[~on], cutouts=cutouts, rejected=rejected)
 
 
 def _vetted(candidates: Candidates, model: RealBogus | None, params: VettingParams) -> tuple[Candidates, int | None]:

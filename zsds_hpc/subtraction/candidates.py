@@ -20,8 +20,11 @@ from zsds_hpc.subtraction.diffphot import DiffPhotParams, fit_sources
 from zsds_hpc.subtraction.images import Difference
 from zsds_hpc.subtraction.limits import image_limit_mag, limit_mag_at
 
-#: Why a source is not a candidate, in the order in which the reasons are tried.
-REASONS = ("lobe", "not_finite", "snr", "magpsf", "edge", "nbad", "dipole", "fwhm", "elong", "magdiff", "chi", "level")
+#: Why a source is not a candidate, in the order in which the reasons are tried; "trail" once streaks are known.
+REASONS = (
+    "lobe", "not_finite", "snr", "magpsf", "edge", "nbad", "dipole", "fwhm", "elong", "magdiff", "chi", "level",
+    "trail",
+)  # fmt: skip
 
 
 class CandidateParams(Params):

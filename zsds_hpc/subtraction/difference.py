@@ -37,7 +37,7 @@ class DifferenceParams(Params):
         "kernel: PSF-matching kernel, corrected on the stars; zogy: both PSF models, whitened; proper: corrected and "
         "whitened.",
     )
-    register: RegisterParams = param(RegisterParams(), "Stars in both images.")
+    registration: RegisterParams = param(RegisterParams(), "Stars in both images.")
     psfmatch: PsfMatchParams = param(PsfMatchParams(), "Kernel from the two PSF models.")
     polish: PolishParams = param(PolishParams(), "Correction of the kernel on the stars.")
     starcore: StarCoreParams = param(StarCoreParams(), "Cores of stars that the reference does not resolve.")
@@ -78,7 +78,7 @@ def subtract(science: Science, template: Template, params: DifferenceParams) -> 
     """
     metrics: dict[str, Any] = {"seeing_ratio": science.psf.fwhm_pix / template.psf.fwhm_pix}
     _check("seeing over the reference's", metrics["seeing_ratio"], params.min_seeing_ratio, params.max_seeing_ratio)
-    found = register(science, template, params.register)
+    found = register(science, template, params.registration)
     metrics |= {"n_registered": found.n_stars, "register_rms_pix": found.rms_pix, "gain_rms_mag": found.rms_mag}
     metrics["gain"] = float(found.gain_at(*_middle(science.pix.shape)))
     kernels = _matching_kernels(found, params.psfmatch)

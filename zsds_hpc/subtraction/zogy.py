@@ -2,8 +2,8 @@
 
 Their difference (P_r S - P_s R) / sqrt(s^2 |P_r|^2 + r^2 |P_s|^2), with point-spread functions P and noises s, r of the
 science image S and the reference R, divided by P_r, is a difference of matched images, S - k R with k = P_s / P_r,
-times w = 1 / sqrt(1 + (r / s)^2 |k|^2): so it is made here, with k and w that vary over the image. Noise of the difference is
-white, and nothing is divided by a vanishing P_r where k is large, because w falls as 1 / k.
+times w = 1 / sqrt(1 + (r / s)^2 |k|^2): so it is made here, with k and w that vary over the image. Noise of the
+difference is white, and nothing is divided by a vanishing P_r where k is large, because w falls as 1 / k.
 """
 
 import numpy as np
