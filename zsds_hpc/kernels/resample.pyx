@@ -2,8 +2,6 @@
 
 import numpy as np
 
-from libc.stdint cimport int16_t
-
 cdef extern from *:
     """
     typedef float eight __attribute__((vector_size(32), aligned(4)));
@@ -94,18 +92,7 @@ cdef extern from *:
     {
         for (long i = 0; i < n; i++) out[i] *= (float)factor[i];
     }
-    static inline void nearest_row(const int16_t *image, long n_y, long n_x, const double *restrict x,
-                                   const double *restrict y, int16_t outside, int16_t *restrict out)
-    {
-        for (long i = 0; i < n_x; i++) {
-            const int inside = x[i] > -0.5 && y[i] > -0.5 && x[i] < n_x - 0.5 && y[i] < n_y - 0.5;
-            out[i] = inside ? image[(long)(y[i] + 0.5) * n_x + (long)(x[i] + 0.5)] : outside;
-        }
-    }
     """
-    void nearest_row(
-        const int16_t* image, long n_y, long n_x, const double* x, const double* y, int16_t outside, int16_t* out
-    ) noexcept nogil
     void node_row(const double* nodes, long width, double t, double* line) noexcept nogil
     void along_row(const double* line, long step, long n, double* out) noexcept nogil
     void taps_of(const double* at, long n, double n_phases, int* first, int* phase) noexcept nogil
@@ -160,32 +147,3 @@ def read_between(
                 &table[0, 0], most_missing, n, &out[row, 0],
             )
             scale_row(&at[2, 0], n, &out[row, 0])
-
-
-def read_nearest(const int16_t[:, ::1] image, const double[:, :, ::1] nodes, long step, int16_t outside):
-    """Value of the nearest pixel at smoothly varying positions.
-
-    Parameters
-    ----------
-    image : ndarray, shape (ny, nx), int16
-    nodes, step
-        As for `read_between`, up to the size of the result: that of the image.
-    outside : int
-        Value where the position is off the image.
-
-    Returns
-    -------
-    ndarray, shape (ny, nx), int16
-    """
-    cdef long n_y = image.shape[0], n = image.shape[1], width = nodes.shape[2], row, node, k
-    cdef double[:, ::1] line = np.empty((2, width)), at = np.empty((2, n))
-    out_array = np.empty((n_y, n), np.int16)
-    cdef int16_t[:, ::1] out = out_array
-    with nogil:
-        for row in range(n_y if n else 0):
-            node = row // step
-            for k in range(2):
-                node_row(&nodes[k, node, 0], width, (row - node * step) / <double>step, &line[k, 0])
-                along_row(&line[k, 0], step, n, &at[k, 0])
-            nearest_row(&image[0, 0], n_y, n, &at[0, 0], &at[1, 0], outside, &out[row, 0])
-    return out_array

@@ -8,7 +8,8 @@ import numpy as np
 
 from zsds_hpc.core.errors import BadInput
 from zsds_hpc.kernels.bspline import filter_inplace
-from zsds_hpc.kernels.resample import read_between, read_nearest
+from zsds_hpc.kernels.nearest import read_nearest
+from zsds_hpc.kernels.resample import read_between
 
 #: Poles of the inverse of the quintic B-spline (Unser, Aldroubi & Eden 1993, IEEE Trans. Signal Proc. 41, 821).
 _POLES = (
@@ -205,7 +206,9 @@ def nearest_bits(mask: np.ndarray, mapping: Mapping, outside: int) -> np.ndarray
     """
     if not mapping.covers(mask.shape):
         raise ValueError(f"mapping with {mapping.nodes.shape[1:]} nodes every {mapping.step} px: not up to {mask.shape}")
-    return read_nearest(np.ascontiguousarray(mask, np.int16), mapping.nodes, mapping.step, outside)
+    out = np.empty(mask.shape, np.int16)
+    read_nearest(np.ascontiguousarray(mask, np.int16), mapping.nodes, mapping.step, outside, out)
+    return out
 
 
 def _read(image, mapping, end, first_row, table, most_missing, out):
