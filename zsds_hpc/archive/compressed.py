@@ -11,10 +11,12 @@ from zsds_hpc.archive import fitswalk
 from zsds_hpc.archive.fitsfiles import Card, clean_cards, with_checksums
 
 _LARGEST = 32767
+#: Of a tile: one for each row would spend more time on the tiles than on the pixels.
+_TILE_ROWS = 20
 
 
 def write_compressed(path: str | Path, pix: np.ndarray, cards: Sequence[Card] = (), step: float = 1.0) -> None:
-    """Write an image, Rice-compressed row by row, as 16-bit integers times a step.
+    """Write an image, Rice-compressed in tiles of some rows, as 16-bit integers times a step.
 
     The bytes depend on the content alone. What is not finite is written as 0; beyond 32767 steps values are cut off.
 
@@ -29,7 +31,14 @@ def write_compressed(path: str | Path, pix: np.ndarray, cards: Sequence[Card] = 
     """
     stored = pix if pix.dtype == np.int16 else _quantised(pix, step)
     content = io.BytesIO()
-    fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(stored, compression_type="RICE_1")]).writeto(content)
+    fits.HDUList(
+        [
+            fits.PrimaryHDU(),
+            fits.CompImageHDU(
+                stored, compression_type="RICE_1", tile_shape=(min(_TILE_ROWS, len(stored)), stored.shape[1])
+            ),
+        ]
+    ).writeto(content)
     data = content.getvalue()
     with open(path, "wb") as file:
         for unit in fitswalk.walk(data, Path(path).name):
