@@ -69,7 +69,8 @@ def record(pipeline: str, night: str, unit_id: str) -> str:
 
 def places(pipeline: str, night: str) -> list[str]:
     """Directories in which a pipeline's run of a night writes."""
-    return [f"{top}/{_date_dirs(night)}" for top in ("raw", "cal", "sci", "alerts")] + [f"records/{pipeline}/{night}"]
+    dated = [f"{top}/{_date_dirs(night)}" for top in ("raw", "cal", "sci", "alerts")]
+    return [*(["ref"] if pipeline == "reference" else dated), f"records/{pipeline}/{night}"]
 
 
 def manifest(night: str) -> str:

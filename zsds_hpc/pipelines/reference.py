@@ -97,7 +97,8 @@ def plan(archive: Archive, engine: Engine, params: ReferenceSettings, request: R
     _recall(archive, engine)
     made: dict[Key, list[dict[str, Any]]] = {}
     for row in database.get(engine, database.reference_images, ("version",)):
-        made.setdefault((row["field"], row["rcid"], row["filtercode"]), []).append(row)
+        if _record_path(archive, row).is_file():  # without a record it does not count
+            made.setdefault((row["field"], row["rcid"], row["filtercode"]), []).append(row)
     units = []
     for key, rows in groups.items():
         versions = made.get(key, [])
@@ -120,10 +121,14 @@ def _recall(archive: Archive, engine: Engine) -> None:
     catalogue(engine, archive.camera, records)
 
 
+def _record_path(archive: Archive, row: dict[str, Any]) -> Path:
+    return archive.path(paths.record("reference", row["night"], row["unit_id"]))
+
+
 def _damaged(night: str, versions: list[dict[str, Any]], archive: Archive) -> Unit | None:
     """A sealed unit of this night whose products do not hold: made again as it was."""
     for row in versions:
-        record = read_record(archive.path(paths.record("reference", night, row["unit_id"])))
+        record = read_record(_record_path(archive, row))
         if row["night"] == night and record is not None and outputs_hold(archive.root, record):
             return Unit(record.unit_id, night, float(len(record.inputs)), record.inputs, record.metrics["unit"])
     return None

@@ -12,6 +12,10 @@ def test_names_of_the_survey():
     stem = "ztf_20200924431366_000655_zr_c13_o"
     assert paths.raw(NAME) == f"raw/2020/0924/431366/{stem}.fits.fz"
     assert paths.channel(NAME, 3) == f"raw/2020/0924/431366/{stem}_q3_raw.fits"
+    place = "ref/000/field000655/zg/ccd11/q3"
+    assert paths.reference(655, "zg", 11, 3, "refimg.fits") == f"{place}/ztf_000655_zg_c11_q3_refimg.fits"
+    assert paths.reference(655, "zg", 11, 3, "refimg.fits", 2) == f"{place}/v002/ztf_000655_zg_c11_q3_refimg.fits"
+    assert paths.reference(1655, "zr", 1, 1, "refcov.fits").startswith("ref/001/field001655/zr/ccd01/q1/ztf_001655_")
     assert paths.science(NAME, 3, "sciimg.fits") == f"sci/2020/0924/431366/{stem}_q3_sciimg.fits"
     assert paths.calibration("biasunc", "20200924", "bi", 13, 3) == (
         "cal/2020/0924/bias/bi/ccd13/q3/ztf_20200924_bi_c13_q3_biasunc.fits"

@@ -111,3 +111,9 @@ def test_fractions_by_counting():
 def test_every_state_has_a_meaning():
     assert set(states.MEANING) == set(states.State)
     assert states.State.ABORTED not in states.FINAL and states.State.BLOCKED not in states.FINAL
+
+
+def test_reference_ids_are_the_surveys():
+    assert ids.rfid_of(306, 2, 51, 1) == 306120251  # from a packet of the survey
+    assert ids.rfid_of(651, 3, 31, 1) == 651120331
+    assert ids.rfid_of(651, 3, 31, 2) == 651121331
