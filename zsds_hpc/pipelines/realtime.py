@@ -20,7 +20,7 @@ from zsds_hpc.archive.provenance import Record
 from zsds_hpc.archive.psffile import write_psf
 from zsds_hpc.archive.streakfile import write_streaks
 from zsds_hpc.core import ids
-from zsds_hpc.core.errors import NoWork
+from zsds_hpc.core.errors import BadInput, NoWork
 from zsds_hpc.core.names import parse_raw_name
 from zsds_hpc.pipelines.base import Archive, Pipeline, Request, Unit, Work
 from zsds_hpc.pipelines.realtime_image import Discovery, RealtimeParams, Vetters, discover, storage_step
@@ -64,6 +64,8 @@ def run_unit(unit: Unit, work: Work, params: RealtimeParams) -> dict[str, Any]:
     with work.timers("read"):
         sciimg = work.archive.path(paths.science(name, qid, scifiles.IMAGE))
         science, cards = science_of(work, sciimg)
+        if cards.get("STATUS") == 0:
+            raise BadInput(f"{sciimg.name}: not usable, INFOBITS = {cards.get('INFOBITS')} (its log.txt says why)")
         template = refimages.read_template(work.archive.path(unit.attrs["refimg"]))
     metrics = search(science, cards, template, work, params, lambda suffix: paths.science(name, qid, suffix))
     return {**metrics, "obsjd": cards["OBSJD"], "rcid": unit.attrs["rcid"], "field": name.field}

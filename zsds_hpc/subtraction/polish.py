@@ -148,8 +148,8 @@ def fit_correction(windows: Windows, shape: tuple[int, int], params: PolishParam
     if degree < 0:
         return np.zeros((1, side, side)), np.ones(n_stars, bool)
     terms = _terms(windows.x, windows.y, shape, degree)
-    normals, sides = zip(*(_star_equations(windows, k, params) for k in range(n_stars)))
-    normals, sides = np.stack(normals), np.stack(sides)
+    equations = [_star_equations(windows, k, params) for k in range(n_stars)]
+    normals, sides = (np.stack(part) for part in zip(*equations))
     used = np.ones(n_stars, bool)
     for _ in range(3):
         solution = _solve(normals[used], sides[used], terms[used], params.prior)

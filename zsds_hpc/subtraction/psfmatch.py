@@ -56,14 +56,14 @@ def places(shape: tuple[int, int], n: int) -> tuple[np.ndarray, np.ndarray]:
     return grid_x.ravel(), grid_y.ravel()
 
 
-def fine_samples(psf: PsfModel, x: np.ndarray, y: np.ndarray, half: int, stride: int) -> np.ndarray:
+def fine_samples(psf: PsfModel, at: tuple[np.ndarray, np.ndarray], half: int, stride: int) -> np.ndarray:
     """A point-spread function on grids of `stride` thirds of a px, at all phases of these grids.
 
     Parameters
     ----------
     psf : PsfModel
-    x, y : ndarray, shape (n,)
-        Places, rounded to whole px.
+    at : tuple of ndarray, shape (n,)
+        Places (x, y), rounded to whole px.
     half : int
         Half side of the window, px.
     stride : int
@@ -74,15 +74,15 @@ def fine_samples(psf: PsfModel, x: np.ndarray, y: np.ndarray, half: int, stride:
     ndarray, shape (n, stride^2, m, m), float64
         Flux per px of a unit star; m samples along an axis.
     """
-    dense = _lattice(psf, x, y, half)
+    dense = _lattice(psf, at, half)
     n = (dense.shape[1] - stride) // stride
     phases = [dense[:, b::stride, a::stride][:, :n, :n] for b in range(stride) for a in range(stride)]
     return np.stack(phases, axis=1)
 
 
-def _lattice(psf: PsfModel, x: np.ndarray, y: np.ndarray, half: int) -> np.ndarray:
+def _lattice(psf: PsfModel, at: tuple[np.ndarray, np.ndarray], half: int) -> np.ndarray:
     """Stars of unit flux on points a third of a px apart, on windows about whole px; the middle point is the star."""
-    m, side = _OVERSAMPLING, 2 * half + 1
+    m, side, (x, y) = _OVERSAMPLING, 2 * half + 1, at
     dense = np.empty((len(x), side, m, side, m))
     for j in range(m):
         for i in range(m):
@@ -109,9 +109,8 @@ def matching_kernels(
     params : PsfMatchParams
     """
     stride = _STRIDE
-    one, other = (
-        fine_samples(psf, *place, params.half_pix, stride) for psf, place in ((science, at), (reference, there))
-    )
+    one = fine_samples(science, at, params.half_pix, stride)
+    other = fine_samples(reference, there, params.half_pix, stride)
     size = fft.next_fast_len(2 * one.shape[-1], real=True)
     s_hat, r_hat = (fft.rfft2(p, (size, size)) for p in (one, other))
     guess = _gaussian_hat(science.fwhm_pix, reference.fwhm_pix, size, _OVERSAMPLING / stride)
@@ -158,9 +157,9 @@ def wing_residuals(
     side = _STRIDE * (kernels.images.shape[1] - 1) + 1
     spread = np.zeros((len(kernels.x), side, side))
     spread[:, ::_STRIDE, ::_STRIDE] = kernels.images
-    matched = fftconvolve(_lattice(reference, *there, wide), spread, mode="same", axes=(1, 2))
+    matched = fftconvolve(_lattice(reference, there, wide), spread, mode="same", axes=(1, 2))
     cut = slice(_OVERSAMPLING * (wide - half), -_OVERSAMPLING * (wide - half))
-    own = _lattice(science, kernels.x, kernels.y, half)
+    own = _lattice(science, (kernels.x, kernels.y), half)
     points = (np.arange(own.shape[1]) - own.shape[1] // 2) / _OVERSAMPLING
     fade_in = np.clip(np.hypot(points[:, None], points) / params.wing_from_pix - 1, 0.0, 1.0)
     return Kernels((own - matched[:, cut, cut]) * fade_in, kernels.x, kernels.y)

@@ -56,7 +56,8 @@ def fit_cores(left: np.ndarray, windows: Windows, used: np.ndarray, psf: PsfMode
     n_stars = int(used.sum())
     degree = max(d for d in range(params.degree + 1) if n_stars >= params.stars_per_term * (d + 1) * (d + 2) // 2)
     inner = slice(left.shape[1] // 2 - half, left.shape[1] // 2 + half + 1)
-    terms = monomials(*psf.field(windows.x[used], windows.y[used]).T, degree)
+    u, v = psf.field(windows.x[used], windows.y[used]).T
+    terms = monomials(u, v, degree)
     flux, phase = windows.flux[used], windows.phase[used]
     profile = psf.images(windows.x[used] + phase[:, 0], windows.y[used] + phase[:, 1], half)
     var = windows.var[used][:, inner, inner] + (params.floor * flux[:, None, None] * profile) ** 2
@@ -101,11 +102,11 @@ def add_cores_inplace(
         Stars that were corrected.
     """
     strongest = float(np.abs(cores.center(params.half_pix)).max())
-    rows = sources["flux"] * strongest > params.min_sigma * noise_dn
-    rows = np.flatnonzero(rows & _star_like(sources, params.point_sources))
-    stamps = cores.images(sources["x"][rows], sources["y"][rows], params.half_pix)
-    add_stamps_inplace(reference, stamps * sources["flux"][rows, None, None], sources[rows])
-    return len(rows)
+    shows = sources["flux"] * strongest > params.min_sigma * noise_dn
+    stars = sources[shows & _star_like(sources, params.point_sources)]
+    stamps = cores.images(stars["x"], stars["y"], params.half_pix)
+    add_stamps_inplace(reference, stamps * stars["flux"][:, None, None], stars)
+    return len(stars)
 
 
 def add_wings_inplace(

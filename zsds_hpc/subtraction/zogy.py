@@ -49,7 +49,8 @@ def convolved(psf: PsfModel, kernels: Kernels) -> PsfModel:
     m, side = psf.oversampling, kernels.images.shape[1]
     spread = np.zeros((len(kernels.x), m * (side - 1) + 1, m * (side - 1) + 1))
     spread[:, ::m, ::m] = kernels.images
-    terms = monomials(*psf.field(kernels.x, kernels.y).T, psf.degree)
+    u, v = psf.field(kernels.x, kernels.y).T
+    terms = monomials(u, v, psf.degree)
     local = np.tensordot(terms, psf.coefficients.astype(np.float64), axes=1)
     local = fftconvolve(local, spread, mode="same", axes=(1, 2))
     fitted = np.linalg.lstsq(terms, local.reshape(len(local), -1), rcond=None)[0]
