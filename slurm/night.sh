@@ -6,7 +6,7 @@ night=${1:?give the night as YYYYMMDD}
 source "$(dirname "$0")/site.sh"
 cd "$ZSDS_HOME"
 after=()
-for name in ingest superbias highv_flat calibrate; do
+for name in ingest superbias highv_flat realtime alerts reference; do
     # shellcheck disable=SC2086  (options are words)
     job=$(sbatch --parsable $ZSDS_SBATCH "${after[@]}" "slurm/$name.sbatch" "$night")
     echo "$name: job $job"
