@@ -108,9 +108,9 @@ def test_only_some_units(zsds):
 def test_night_run_prints_its_commands(zsds):
     code, text, _ = zsds(*NIGHT_RUN, "--ranks", "3", "--dry-run")
     lines = text.splitlines()
-    assert code == 0 and len(lines) == 4
-    assert all(f"drivers/{name}.py" in line and "-n 3" in line for name, line in
-               zip(("ingest", "superbias", "highv_flat", "calibrate"), lines))  # fmt: skip
+    names = ("ingest", "superbias", "highv_flat", "realtime", "alerts", "reference")
+    assert code == 0 and len(lines) == len(names)
+    assert all(f"drivers/{name}.py" in line and "-n 3" in line for name, line in zip(names, lines))
     assert "--incoming" in lines[0] and "--refcats" in lines[3] and not (zsds.tmp / "a").exists()
 
 
