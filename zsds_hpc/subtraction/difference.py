@@ -239,7 +239,7 @@ def _sigma(pair: _Pair, sky: Background, misfit: Misfit, gain_e: float, n_frames
 
 def _unit_width_inplace(pix: np.ndarray, sigma: np.ndarray) -> float:
     """Scale the errors so that difference over error has a robust width of one; returns the factor."""
-    ratio = (pix / sigma)[::3, ::2]
+    ratio = pix[::3, ::2] / sigma[::3, ::2]
     scale = median_mad(ratio[ratio != 0.0]).sigma
     sigma *= np.float32(scale)
     return float(scale)
