@@ -3,13 +3,16 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize
+from scipy import ndimage, optimize
 
 from zsds_hpc.core import maskbits
 from zsds_hpc.core.params import Params, param
 from zsds_hpc.numerics.robust import median_mad
 from zsds_hpc.psf.model import monomials
 from zsds_hpc.subtraction.psfmatch import to_correlate
+
+#: Stars about as bright that a star is compared with.
+_PEERS = 31
 
 
 class PolishParams(Params):
@@ -154,8 +157,8 @@ def fit_correction(windows: Windows, shape: tuple[int, int], params: PolishParam
     for _ in range(3):
         solution = _solve(normals[used], sides[used], terms[used], params.prior)
         excess = _excess(windows, terms @ solution, params)
-        middle, width = median_mad(excess[used])
-        kept = excess < middle + params.clip_sigma * width
+        excess -= _usual(excess, windows.flux)
+        kept = excess < params.clip_sigma * median_mad(excess[used]).sigma
         if (kept == used).all():
             break
         used = kept
@@ -205,6 +208,14 @@ def _excess(windows, kernels, params):
         left -= (weight @ left) / weight.sum()
         chi2[k] = weight @ left**2 / len(left)
     return np.log10(chi2)
+
+
+def _usual(excess, flux):
+    """Running median over stars of about the same flux: what the kernel cannot follow, all bright ones show."""
+    order = np.argsort(flux, kind="stable")
+    out = np.empty_like(excess)
+    out[order] = ndimage.median_filter(excess[order], _PEERS, mode="reflect")
+    return out
 
 
 def correction_of_blocks(coefficients: np.ndarray, shape: tuple[int, int], at: tuple) -> np.ndarray:
