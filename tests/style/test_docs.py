@@ -5,15 +5,16 @@ from pathlib import Path
 
 import pytest
 
-from zsds_hpc.archive import database, paths
+from zsds_hpc.archive import database, paths, refimages
 from zsds_hpc.core.maskbits import BITS
 from zsds_hpc.core.states import State
 from zsds_hpc.photometry import psfcat
 from zsds_hpc.photometry.aperture import COLUMNS
-from zsds_hpc.pipelines.registry import NAMES
+from zsds_hpc.pipelines.registry import NAMES, get_pipeline
 from zsds_hpc.production import forced
 from zsds_hpc.production.cli import build_parser
 from zsds_hpc.qa.metrics import QaParams, bit_texts
+from zsds_hpc.subtraction import candcat, candidates, streak_table
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -29,13 +30,21 @@ def test_formats_list_every_bit_column_and_table():
     ]
     rows += [
         f"| {name} | {kind} | {unit} | {what} |"
-        for table in (psfcat.COLUMNS, forced.COLUMNS)
+        for table in (psfcat.COLUMNS, forced.COLUMNS, candcat.COLUMNS, streak_table.COLUMNS)
         for name, (kind, unit, what) in table.items()
     ]
     rows += [f"| {bit} | {what} |" for bit, what in bit_texts(QaParams()).items()]
     assert [row for row in rows if row not in text] == []
     assert [name for name in database.metadata.tables if f"| `{name}` |" not in text] == []
     assert [kind for kind in paths.CAL_KINDS if kind not in text] == []
+
+
+def test_formats_list_products_cards_and_reasons_of_discovery():
+    text = FORMATS.read_text()
+    outputs = [name for step in ("reference", "realtime") for name in get_pipeline(step).outputs]
+    assert [name for name in outputs if f"`{name}`" not in text] == []
+    assert [card for card, _ in refimages.FACTS.values() if f"`{card}`" not in text] == []
+    assert [word for word in (*candidates.REASONS, *streak_table.REASONS) if not re.search(rf"\b{word}\b", text)] == []
 
 
 def test_operator_guide_has_every_state_and_pipeline():
