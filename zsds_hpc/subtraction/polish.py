@@ -152,11 +152,11 @@ def fit_correction(windows: Windows, shape: tuple[int, int], params: PolishParam
         return np.zeros((1, side, side)), np.ones(n_stars, bool)
     terms = _terms(windows.x, windows.y, shape, degree)
     equations = [_star_equations(windows, k, params) for k in range(n_stars)]
-    normals, sides = (np.stack(part) for part in zip(*equations))
+    normals, sides, squares = (np.stack(part) for part in zip(*equations))
     used = np.ones(n_stars, bool)
     for _ in range(3):
         solution = _solve(normals[used], sides[used], terms[used], params.prior)
-        excess = _excess(windows, terms @ solution, params)
+        excess = _excess((normals, sides, squares), terms @ solution)
         excess -= _usual(excess, windows.flux)
         kept = excess < params.clip_sigma * median_mad(excess[used]).sigma
         if (kept == used).all():
@@ -188,7 +188,7 @@ def _star_equations(windows, k, params):
     share = weight / weight.sum()
     design, rest = design - share @ design, rest - share @ rest
     weighted = design * weight[:, None]
-    return weighted.T @ design, weighted.T @ rest
+    return weighted.T @ design, weighted.T @ rest, weight @ rest**2
 
 
 def _solve(normals, sides, terms, prior):
@@ -199,15 +199,11 @@ def _solve(normals, sides, terms, prior):
     return np.linalg.solve(matrix, side).reshape(n_terms, n)
 
 
-def _excess(windows, kernels, params):
-    """log10 of chi2 per pixel of each star after the correction."""
-    chi2 = np.empty(len(windows.x))
-    for k in range(len(chi2)):
-        weight = _weights(windows, k, params)
-        left = windows.rest[k].ravel() - _design(windows, k, params.half_pix) @ kernels[k]
-        left -= (weight @ left) / weight.sum()
-        chi2[k] = weight @ left**2 / len(left)
-    return np.log10(chi2)
+def _excess(equations, kernels):
+    """log10 of chi2 of each star after the correction."""
+    normals, sides, squares = equations
+    quadratic = np.einsum("si,sij,sj->s", kernels, normals, kernels, optimize=True)
+    return np.log10(np.maximum(squares - 2 * (sides * kernels).sum(axis=1) + quadratic, 1e-3))
 
 
 def _usual(excess, flux):
