@@ -14,6 +14,8 @@ from zsds_hpc.subtraction.streak_trail import local_tables, trail_image
 SEED_DTYPE = np.dtype([(name, "f8") for name in ("x1", "y1", "x2", "y2", "snr")])
 
 _BIN = 2
+#: Bins along the cells of `streak_avoid`.
+BINS_PER_CELL = 2
 _LEVEL_BINS = 32
 _LAG = 3
 _LAG_ROW_STRIDE = 16
@@ -68,7 +70,7 @@ def _taps(fwhm_pix):
 def _level(bins, clip):
     """Mean of the clipped bins in cells."""
     n_y, n_x = (max(1, n // _LEVEL_BINS) for n in bins.shape)
-    cell = [n // m for n, m in zip(bins.shape, (n_y, n_x))]
+    cell = bins.shape[0] // n_y, bins.shape[1] // n_x
     inner = np.clip(bins[: n_y * cell[0], : n_x * cell[1]], -clip, clip).reshape(n_y, cell[0], n_x, cell[1])
     return np.ascontiguousarray(inner.mean(axis=(1, 3)), np.float32)
 

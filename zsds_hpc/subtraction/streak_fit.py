@@ -19,9 +19,7 @@ _NEAR_LIMIT_PIX = 4
 _OUTLIER_SIGMA = 5.0
 _NEIGHBOUR_SHARE, _NEIGHBOUR_FWHM = 0.1, 1.5
 _LONG_FWHM = 6.0
-_MAX_ITERATIONS = 12
 _SETTLED = 3e-3  # of chi squared
-_HOPELESS = 0.7
 _PATIENCE = 4  # iterations, before a fit is given up
 _MOST_DAMPING = 100.0
 _LEAST_LENGTH_PIX = 1.5
@@ -113,7 +111,20 @@ def refined(pixels: Pixels, ends: np.ndarray, fwhm_pix: float) -> tuple[np.ndarr
         reaches = min(i, u.size - 1 - j) > _NEAR_LIMIT_PIX or not _goes_on(pixels, ends, i, u.size - 1 - j)
         if reaches and k > 0:
             break
-    return ends, snr
+    return _within(ends, pixels.pix.shape), snr
+
+
+def _within(ends, shape):
+    """The part of a segment on the image; all of it where that is none."""
+    x1, y1, x2, y2 = ends
+    low, high = 0.0, 1.0
+    for a, step, n in ((x1, x2 - x1, shape[1]), (y1, y2 - y1, shape[0])):
+        if abs(step) > 1e-9:
+            limits = sorted(((-0.5 - a) / step, (n - 0.5 - a) / step))
+            low, high = max(low, limits[0]), min(high, limits[1])
+    if low >= high:
+        return ends
+    return np.array([x1 + low * (x2 - x1), y1 + low * (y2 - y1), x1 + high * (x2 - x1), y1 + high * (y2 - y1)])
 
 
 def _unrolled(pixels, ends, reach, fwhm_pix):
@@ -240,7 +251,9 @@ def _clipped(strip, outliers):
     return strip._replace(weight=np.where(outliers, 0, strip.weight), n_clipped=n_clipped)
 
 
-def fit_trail(pixels: Pixels, ends: np.ndarray, psf: PsfModel) -> Trail | None:
+def fit_trail(
+    pixels: Pixels, ends: np.ndarray, psf: PsfModel, most: int = 12, hopeless: float = np.inf
+) -> Trail | None:
     """Least squares for ends and flux of a trail of even brightness (Veres et al. 2012, PASP 124, 1197).
 
     The model is exact: the pixel-integrated PSF, integrated along the segment. Gauss-Newton steps, damped after
@@ -252,6 +265,10 @@ def fit_trail(pixels: Pixels, ends: np.ndarray, psf: PsfModel) -> Trail | None:
     ends : ndarray, shape (4,)
         First guess, good to a few px.
     psf : PsfModel
+    most : int
+        Iterations.
+    hopeless : float
+        A fit is given up when its misfit is still larger after a few iterations.
 
     Returns
     -------
@@ -262,8 +279,8 @@ def fit_trail(pixels: Pixels, ends: np.ndarray, psf: PsfModel) -> Trail | None:
     tables, angle, strip = _prepared(pixels, ends, psf)
     state = _evaluated(tables, strip, ends, None)
     damping = 1e-3
-    for k in range(_MAX_ITERATIONS):
-        if state is None or (k == _PATIENCE and misfit(state.chi2, strip, state.snr) > _HOPELESS):
+    for k in range(most):
+        if state is None or (k == _PATIENCE and misfit(state.chi2, strip, state.snr) > hopeless):
             return None
         step = _step(state, damping)
         trial_ends, density = _stepped(ends, state.density, step)

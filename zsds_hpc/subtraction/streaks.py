@@ -8,6 +8,7 @@ import numpy as np
 from zsds_hpc.astrometry.tpv import TPV
 from zsds_hpc.core.errors import BadInput
 from zsds_hpc.photometry.aperture import magnitudes
+from zsds_hpc.subtraction import streak_avoid as avoid
 from zsds_hpc.subtraction import streak_find as find
 from zsds_hpc.subtraction.images import Difference
 from zsds_hpc.subtraction.streak_features import Surroundings, describe, n_in_line
@@ -20,7 +21,11 @@ _POINT_MARGIN_PIX = 2.0
 _ERASED_SHARE = 0.7
 _BRIGHT = 2.0  # times the least signal to noise: what is not a trail is erased too
 _SAME_PIX = 8.0
-_WING_SHARE = 0.6
+_WING_SHARE = 0.85
+_SATELLITE_SHARE = 1.2  # of the longest asteroid's trail: no question any more
+_SATELLITE_REACH_PIX = 14.0
+_ITERATIONS, _SATELLITE_ITERATIONS = 12, 3
+_HOPELESS_SHARE = 1.4
 _SAMPLE_STRIDE = 1009
 _REFINED_SHARE = 0.7
 
@@ -102,43 +107,55 @@ class _Search:
     """The search of one image: its map, from which what is found is erased, and what was found."""
 
     def __init__(self, difference: Difference, params: StreakParams):
-        self.difference, self.params = difference, params
-        self.pixels = Pixels(difference.pix, difference.sigma)
-        self.psf = difference.psf
+        self.params, self.psf = params, difference.psf
         self.fwhm = difference.psf.fwhm_pix
         self.rows: list[np.ndarray] = []
         self.rejected: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
-        sample = difference.sigma.ravel()[::_SAMPLE_STRIDE]
+        d = difference
+        self.tracks = avoid.masked_tracks(d.mask, _SATELLITE_SHARE * params.max_length)
+        pix, sigma, mask = avoid.restored((d.pix, d.sigma, d.mask, d.science, d.reference), self.tracks.short)
+        self.pixels = Pixels(pix, sigma)
+        self.wings = avoid.wings(mask, self.fwhm)
+        sample = sigma.ravel()[::_SAMPLE_STRIDE]
         sample = sample[np.isfinite(sample)]
         median = float(np.median(sample)) if sample.size else 1.0
-        self.around = Surroundings(difference.mask, difference.sources, max(median, 1e-30))
+        self.around = Surroundings(mask, d.sources, max(median, 1e-30))
 
     def run(self) -> None:
         """Search lines, then peaks."""
         p = self.params
         self.map = find.filtered_map(self.pixels.pix, self.pixels.sigma, self.fwhm, p)
+        avoid.erase_wings_inplace(self.map.bins, self.wings, find.BINS_PER_CELL)
         places = find.peaks(self.map, p.peak_sigma)
         short, points = find.short_seeds(self.pixels.pix, self.pixels.sigma, places, find.trail_bank(self.psf), p)
         for x, y, snr in points:
-            find.erase_inplace(self.map, (x, y, x, y), _point_radius(snr, self.fwhm))
+            find.erase_inplace(self.map, np.array([x, y, x, y]), _point_radius(snr, self.fwhm))
         self.rejected["pointlike"] += len(places) - len(short)
-        self._follow_lines(find.line_seeds(self.map, p))
-        self._follow_peaks(short)
+        self._follow_lines(self._off_tracks(find.line_seeds(self.map, p)))
+        self._follow_peaks(self._off_tracks(short))
+
+    def _off_tracks(self, seeds):
+        """Those that do not run along masked tracks."""
+        beside = avoid.beside_tracks(seeds, self.tracks)
+        self.rejected["track"] += int(beside.sum())
+        return seeds[~beside]
 
     def _follow_lines(self, seeds):
         """The brightest line, then what is left of the others, and so on."""
-        before = find.line_sum(self.map, seeds, self.params.clip_sigma)
+        clip = self.params.clip_sigma
+        before = find.line_sum(self.map, seeds, clip)
         for _ in range(self.params.max_seeds):
             if not len(seeds):
                 return
-            ends = _ends_of(seeds[0])
             middle = [(seeds[a + "1"] + seeds[a + "2"]) / 2 for a in "xy"]
             left = np.hypot(middle[0] - middle[0][0], middle[1] - middle[1][0]) > _SAME_PIX
-            ends, snr = refined(self.pixels, ends, self.fwhm)
-            is_trail = self._measure(ends, snr)
-            if is_trail or snr > _BRIGHT * self.params.min_snr:
-                find.erase_inplace(self.map, _ends_of(self.rows[-1]) if is_trail else ends, _ERASE_FWHM * self.fwhm)
-                left = find.line_sum(self.map, seeds, self.params.clip_sigma) > _ERASED_SHARE * before
+            ends, snr = refined(self.pixels, _ends_of(seeds[0]), self.fwhm)
+            if self._measure(ends, snr):
+                find.erase_inplace(self.map, _ends_of(self.rows[-1]), self._reach(self.rows[-1]))
+                left = find.line_sum(self.map, seeds, clip) > _ERASED_SHARE * before
+            elif snr > _BRIGHT * self.params.min_snr:
+                find.erase_inplace(self.map, ends, _point_radius(snr, self.fwhm))
+                left = find.line_sum(self.map, seeds, clip) > _ERASED_SHARE * before
             left[0] = False
             seeds, before = seeds[left], before[left]
         self.rejected["unseen"] += len(seeds)
@@ -157,16 +174,22 @@ class _Search:
             else:
                 n_measured += 1
                 if not self._measure(_ends_of(seed), float(seed["snr"])):
-                    wings = np.hypot(x - x[k], y - y[k]) < _point_radius(seed["snr"], self.fwhm)
-                    left &= ~(wings & (seeds["snr"] < _WING_SHARE * seed["snr"]))
+                    near = np.hypot(x - x[k], y - y[k]) < _point_radius(seed["snr"], self.fwhm)
+                    left &= ~(near & (seeds["snr"] < _WING_SHARE * seed["snr"]))
 
     def _is_known(self, seed):
         x, y = (seed["x1"] + seed["x2"]) / 2, (seed["y1"] + seed["y2"]) / 2
-        return any(_distance(x, y, row) < self.fwhm + 1 for row in self.rows)
+        return any(_distance(x, y, row) < 0.5 * self._reach(row) + 1 for row in self.rows)
+
+    def _reach(self, row):
+        """How far from its line a trail shines; a satellite's may be out of focus."""
+        return max(_ERASE_FWHM * self.fwhm, _SATELLITE_REACH_PIX if row["length"] > self.params.max_length else 0.0)
 
     def _measure(self, ends, rough_snr):
         """Fit and list a trail; whether it is one."""
         reason, row = self._judged(ends, rough_snr)
+        if row is not None and row["length"] > self.params.max_length:
+            self.tracks = avoid.with_track(self.tracks, _ends_of(row), _SATELLITE_REACH_PIX)
         if reason:
             self.rejected[reason] += 1
             return False
@@ -174,26 +197,30 @@ class _Search:
         return True
 
     def _judged(self, ends, rough_snr):
-        """Why it is not a trail, or nothing and its row."""
+        """Why it is not to be listed; its row if it is a trail. A satellite may be as uneven and wide as it likes."""
         p = self.params
         if rough_snr < _REFINED_SHARE * p.min_snr:
             return "faint", None
-        trail = fit_trail(self.pixels, ends, self.psf)
+        is_long = np.hypot(ends[2] - ends[0], ends[3] - ends[1]) > _SATELLITE_SHARE * p.max_length
+        effort = (_SATELLITE_ITERATIONS, np.inf) if is_long else (_ITERATIONS, _HOPELESS_SHARE * p.max_misfit)
+        trail = fit_trail(self.pixels, ends, self.psf, *effort)
         if trail is None:
             return "unfit", None
         if trail.length < p.min_length:
             return "short", None
         if trail.snr < p.min_snr:
             return "faint", None
-        if misfit(trail.chi2, trail.strip, trail.snr) > p.max_misfit:
+        if not is_long and misfit(trail.chi2, trail.strip, trail.snr) > p.max_misfit:
             return "misfit", None
         row = describe(trail, self.around)
         if row["gain"] < p.min_gain:
             return "pointlike", None
-        if row["masked"] > p.max_masked:
+        if row["masked"] > p.max_masked and not is_long:
             return "masked", None
         if self._is_known(row):
             return "known", None
+        if avoid.beside_tracks(np.array([row]), self.tracks)[0]:
+            return "track", row
         return "", row
 
 
