@@ -32,7 +32,7 @@ seed: {seed}
 camera: config/cameras/ztf.yml
 ccdids: [{ccdid}]
 rcids: [{rcid}]
-physics: {{probes_per_channel: 400.0, probes_from: '{night}', variable_fraction: {variables},
+physics: {{probes_per_channel: 600.0, probes_from: '{night}', variable_fraction: {variables},
   transients_per_channel: 10.0, streakers_per_ccd: 1.0, tracks_per_exposure: 0.0}}
 fields:
   {field}: {{ra_deg: 55.06078, dec_deg: 33.35, stars_per_channel: {stars}}}

@@ -16,9 +16,8 @@ from typing import Any
 
 from benchmarks import disc_cost, disc_data
 from benchmarks.disc_data import ROOT, say
-from tools.scorecard import disccard, discmeasure, discproducts
+from tools.scorecard import disccard, disccheck, discproducts, style
 from tools.scorecard.card import Metric, as_table, at_most, reported
-from tools.scorecard.discmeasure import DiscCheck
 from tools.scorecard.products import Run, Science
 
 #: CPU seconds asked of difference to packets and of raw to packets, up to SPARSE_STARS and beyond; memory, MiB.
@@ -32,17 +31,15 @@ def searched(place: Path) -> list[Science]:
     return sorted(found, key=lambda s: s.exposure)
 
 
-def accuracy(place: Path) -> list[DiscCheck]:
-    """Every searched exposure against the truth."""
-    checks = []
-    for science in searched(place):
-        if not discproducts.is_searched(science):
-            say(f"{science.exposure}: no difference image")
-            continue
-        epochs = discproducts.epochs_of(science)
-        checks.append(discmeasure.check(science, epochs, discproducts.read_products(science)))
-        science.forget_pixels()
-    return checks
+def accuracy(place: Path) -> disccheck.Discoveries:
+    """Every searched exposure against the truth; two pictures of it."""
+    found = disccheck.compare(Run(place))
+    if not found:
+        sys.exit(f"{place}: no difference images")
+    style.use_style()
+    disccheck.draw_examples(found, place / "discovery.png")
+    disccheck.draw_quality(found, place / "difference.png")
+    return found
 
 
 def measured_apart(place: Path, repeats: int) -> dict[str, Any]:
@@ -114,8 +111,8 @@ def main() -> int:
     place = options.out.absolute() / f"discovery_{options.stars}_{options.seed}"
     if not options.no_prepare:
         disc_data.prepare(place, options.stars, options.seed, options.variables)
-    checks = accuracy(place)
-    sections: dict[str, Sequence[Metric]] = {"Discovery": disccard.metrics(checks)}
+    found = accuracy(place)
+    sections: dict[str, Sequence[Metric]] = {"Discovery": disccheck.metrics(found)}
     result: dict[str, Any] = {}
     if not options.no_cost:
         result = measured_apart(place, options.repeats)
@@ -125,7 +122,7 @@ def main() -> int:
         print(json.dumps(as_dict(sections) | {"cost": result, "peers": theirs}, indent=1))
         return 0
     print(as_table({heading: list(lines) for heading, lines in sections.items()}))
-    print("\n" + disccard.as_text(checks))
+    print("\n" + disccheck.as_text(found))
     for name, seconds in result.get("steps", {}).items():
         print(f"  {name:<28} {seconds:7.3f} CPU s")
     for name, values in theirs.items():

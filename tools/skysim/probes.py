@@ -1,7 +1,7 @@
 """Injected point sources of constant flux that shine from a given night on: the yardstick of discovery.
 
-A declared number per channel, magnitudes uniform, half in galaxies near their cores, a third on blank sky, the rest
-on stars. They are transients like others in the truth, told apart by their kind.
+A declared number per channel, half of them in galaxies near their cores, a third on blank sky, the rest on stars. Half
+of the magnitudes are uniform, half in the faintest part of the range, where it is decided what is found. They are transients like others in the truth, told apart by their kind.
 """
 
 import numpy as np
@@ -13,6 +13,8 @@ SHARES = {ON_GALAXY: 0.5, ON_SKY: 0.35, ON_STAR: 0.15}
 #: Hosts: galaxies that a survey sees, stars that do not saturate; offsets in half-light radii and in arcsec.
 GALAXY_R, STAR_R = (14.0, 20.5), (15.0, 19.5)
 GALAXY_OFFSET, STAR_OFFSET_ARCSEC = 0.3, 0.5
+#: Width of the faintest part of the magnitudes.
+FAINT_MAG = 2.0
 
 
 def draw_probes(
@@ -25,7 +27,9 @@ def draw_probes(
     table = np.zeros(n, TRANSIENT_DTYPE)
     table["host_index"], table["t_peak_mjd"] = -1, from_mjd
     table["kind"] = rng.choice(list(SHARES), n, p=list(SHARES.values()))
-    table["peak_r"] = rng.uniform(*mag_range, n)
+    bright, faint = mag_range
+    brightest = np.where(rng.random(n) < 0.5, bright, max(bright, faint - FAINT_MAG))
+    table["peak_r"] = brightest + (faint - brightest) * rng.random(n)
     table["g_r"], table["r_i"] = rng.normal(0.4, 0.2, n), rng.normal(0.15, 0.1, n)
     for kind, hosts, limits in ((ON_GALAXY, galaxies, GALAXY_R), (ON_STAR, stars, STAR_R)):
         fit = np.flatnonzero((hosts["r"] > limits[0]) & (hosts["r"] < limits[1]))
