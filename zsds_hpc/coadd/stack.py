@@ -69,7 +69,7 @@ def stack_epochs(
     grid: Grid,
     params: tuple[WarpParams, CoaddParams],
     share: Share | None = None,
-    band_rows: int = 64,
+    band_rows: int = 128,
 ) -> Coadd:
     """Warp and combine epochs.
 
@@ -97,7 +97,8 @@ def stack_epochs(
     for start in range(0, n_y, deep):
         with share.guard("warping"):
             starts = [start + k * band_rows - HALO for k in range(share.size)]
-            frames = [np.concatenate([warp_rows(x, grid, s, height, warp) for s in starts]) for x in layers]
+            parts = [[warp_rows(layer, grid, s, height, warp) for s in starts] for layer in layers]
+            frames = [part[0] if len(part) == 1 else np.concatenate(part) for part in parts]
         slab = share.to_slabs(frames, (share.size * height, n_x))
         with share.guard("combining"):
             part = combine_rows(slab, facts, combine)

@@ -10,7 +10,7 @@ from zsds_hpc.coadd.fill import fill_holes_inplace
 from zsds_hpc.coadd.footprint import Grid
 from zsds_hpc.coadd.measure import MeasureReferenceParams, Plane, measure_reference
 from zsds_hpc.coadd.stack import Coadd, stack_epochs
-from zsds_hpc.coadd.warp import INHERITED, Exposure, WarpParams, inherited_bits, prepare_epoch
+from zsds_hpc.coadd.warp import INHERITED, Exposure, WarpParams, count_inherited_inplace, prepare_epoch
 from zsds_hpc.core import maskbits
 from zsds_hpc.core.errors import AlgorithmFailure
 from zsds_hpc.core.params import Params, param
@@ -83,7 +83,7 @@ def make_reference(
     layers = [prepare_epoch(exposure, grid, magzp, params.warp) for exposure in exposures]
     counts = np.zeros((len(INHERITED), *grid.shape), np.uint8)
     for exposure in exposures:
-        counts += inherited_bits(exposure, grid, params.warp)
+        count_inherited_inplace(counts, exposure, grid, params.warp)
     stack = weigh([layer.facts for layer in layers], params.coadd)
     coadd = stack_epochs(layers, stack, grid, (params.warp, params.coadd))
     return finish_reference(coadd, stack, counts, (grid, magzp, facts), params)

@@ -138,16 +138,23 @@ def prepare_epoch(exposure: Exposure, grid: Grid, magzp: float, params: WarpPara
     return Layer(pix, to_fine, EpochFacts(sky_var, var_per_dn, saturate_dn, exposure.seeing_pix, exposure.clrcoeff))
 
 
-def inherited_bits(exposure: Exposure, grid: Grid, params: WarpParams) -> np.ndarray:
-    """Which of the `INHERITED` bits an epoch has on the native pixels of the footprint.
+def count_inherited_inplace(counts: np.ndarray, exposure: Exposure, grid: Grid, params: WarpParams) -> None:
+    """Add one where an epoch has one of the `INHERITED` bits.
 
-    Returns
-    -------
-    ndarray, shape (n_bits, ny, nx), bool
+    Parameters
+    ----------
+    counts : ndarray, shape (n_bits, ny, nx), uint8
+        On the native pixels of the footprint; changed.
+    exposure : Exposure
+    grid : Grid
+    params : WarpParams
     """
     to_native = sky_mapping(grid.wcs, exposure.wcs, grid.shape, params.node_step_pix, 0.0)
     mask = nearest_bits(exposure.mask, to_native, 0)
-    return np.stack([(mask & bit) != 0 for bit in INHERITED])
+    rows, columns = np.nonzero(mask & np.int16(sum(INHERITED)))
+    found = mask[rows, columns]
+    for count, bit in zip(counts, INHERITED):
+        count[rows, columns] += (found & bit) != 0
 
 
 def warp_rows(layer: Layer, grid: Grid, start: int, n_rows: int, params: WarpParams) -> np.ndarray:

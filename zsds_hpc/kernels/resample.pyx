@@ -5,6 +5,7 @@ import numpy as np
 cdef extern from *:
     """
     typedef float eight __attribute__((vector_size(32), aligned(4)));
+    typedef float four __attribute__((vector_size(16)));
 
     /* Cubic through four equidistant values, as a polynomial of t = 0 at b and 1 at c (Lagrange). */
     static inline void cubic(double a, double b, double c, double d, double *p)
@@ -33,26 +34,33 @@ cdef extern from *:
             const double p0 = p[0], p1 = p[1] / step, p2 = p[2] / ((double)step * step),
                          p3 = p[3] / ((double)step * step * step);
             const long stop = start + step < n ? step : n - start;
-            for (long i = 0; i < stop; i++) {
+            double *restrict to = out + start;
+            for (int i = 0; i < (int)stop; i++) { /* int: converted to double by vector instructions */
                 const double t = (double)i;
-                out[start + i] = p0 + t * (p1 + t * (p2 + t * p3));
+                to[i] = p0 + t * (p1 + t * (p2 + t * p3));
             }
         }
     }
-    /* First tap and number of the phase along one axis; far outside, and NaN, become a tap far outside. */
+    /* First tap and number of the phase along one axis. NaN and what is far outside become a tap far outside: the
+       conversion gives the least or the greatest integer, or 0, depending on the machine. */
     static inline void taps_of(const double *restrict at, long n, double n_phases, int *restrict first, int *restrict phase)
     {
-        for (long i = 0; i < n; i++) {
-            double p = at[i] > -8.0 ? at[i] : -8.0;
-            p = p < 1e9 ? p : 1e9;
-            const int whole = (int)(p + 8.0) - 8;
+        const int last = (int)n_phases;
+        for (int i = 0; i < (int)n; i++) {
+            const int whole = (int)(at[i] + 8.0) - 8;
+            int k = (int)((at[i] - (double)whole) * n_phases + 0.5);
+            k = k > 0 ? k : 0;
+            phase[i] = k < last ? k : last;
             first[i] = whole - 2;
-            phase[i] = (int)((p - whole) * n_phases + 0.5);
         }
     }
     static inline float sum_of(eight v)
     {
-        return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7]));
+        four low, high;
+        __builtin_memcpy(&low, &v, sizeof low);
+        __builtin_memcpy(&high, (const char *)&v + sizeof low, sizeof high);
+        low += high;
+        return (low[0] + low[2]) + (low[1] + low[3]);
     }
     /* With missing pixels (NaN or outside): without them, weights made up to one; NaN where too much is missing. */
     static float careful(const float *image, long n_y, long n_x, long x, long y, const float *wx, const float *wy,

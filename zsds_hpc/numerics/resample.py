@@ -205,7 +205,9 @@ def nearest_bits(mask: np.ndarray, mapping: Mapping, outside: int) -> np.ndarray
     ndarray, shape (ny, nx), int16
     """
     if not mapping.covers(mask.shape):
-        raise ValueError(f"mapping with {mapping.nodes.shape[1:]} nodes every {mapping.step} px: not up to {mask.shape}")
+        raise ValueError(
+            f"mapping with {mapping.nodes.shape[1:]} nodes every {mapping.step} px: not up to {mask.shape}"
+        )
     out = np.empty(mask.shape, np.int16)
     read_nearest(np.ascontiguousarray(mask, np.int16), mapping.nodes, mapping.step, outside, out)
     return out

@@ -19,7 +19,7 @@ from zsds_hpc.coadd.footprint import Grid, footprint_of
 from zsds_hpc.coadd.select import Candidate, SelectParams, select_epochs
 from zsds_hpc.coadd.stack import stack_epochs
 from zsds_hpc.coadd.template import TemplateParams, finish_reference
-from zsds_hpc.coadd.warp import INHERITED, EpochFacts, Exposure, Layer, inherited_bits, prepare_epoch
+from zsds_hpc.coadd.warp import INHERITED, EpochFacts, Exposure, Layer, count_inherited_inplace, prepare_epoch
 from zsds_hpc.core import ids, maskbits
 from zsds_hpc.core.errors import AlgorithmFailure, BadInput, NoWork
 from zsds_hpc.core.params import param
@@ -329,7 +329,7 @@ def read_epochs(target: Target, grid: Grid, magzp: float, comm: Any, params: Ref
             except (BadInput, AlgorithmFailure) as error:
                 told.append((path.name, str(error), None, 0.0))
                 continue
-            counts += inherited_bits(exposure, grid, params.warp)
+            count_inherited_inplace(counts, exposure, grid, params.warp)
             layers.append(layer)
             told.append((path.name, "", layer.facts, jd))
     everyone = told if comm is None else [item for part in comm.allgather(told) for item in part]
