@@ -65,7 +65,7 @@ def rawid_of(expid: int, rcid: int) -> int:
 
 
 def rfid_of(field: int, fid: int, rcid: int, version: int) -> int:
-    """Reference-image id: the survey's own (306120251 is field 306, filter 2, channel 51), version 2 one thousand on."""
+    """Reference-image id: as the survey has it (306120251: field 306, filter 2, channel 51); version 2 is 1000 on."""
     return field * 1_000_000 + (119 + version) * 1000 + fid * 100 + rcid
 
 

@@ -8,6 +8,8 @@ from scipy.special import erf
 
 #: Standard deviation of a normal distribution over its median absolute deviation.
 MAD_TO_SIGMA = 1.482602218505602
+#: FWHM of a Gaussian over its standard deviation.
+SIGMA_TO_FWHM = 2.3548200450309493
 
 
 class Level(NamedTuple):

@@ -13,13 +13,13 @@ from pydantic import Strict
 from zsds_hpc.core.errors import AlgorithmFailure, BadInput
 from zsds_hpc.core.params import Params, param
 from zsds_hpc.kernels.aperture import circular_sums, core_widths, kron_sums
+from zsds_hpc.numerics.robust import SIGMA_TO_FWHM
 from zsds_hpc.photometry.centroid import CentroidParams, fit_positions
 from zsds_hpc.photometry.detect import FLAG_APERTURE, FLAG_NEIGHBOUR, Detections
 from zsds_hpc.photometry.profile import StarProfile
 from zsds_hpc.photometry.seeing import BAD_IN_STAR, SeeingParams, measure_profile
 
 NO_MAGNITUDE = 99.0
-_FWHM_OF_SIGMA = 2 * np.sqrt(2 * np.log(2))
 
 #: name -> (format, unit, meaning); "A" stands for one value per aperture.
 COLUMNS = {
@@ -166,8 +166,8 @@ def measure(
     _fill_kron(catalogue, frame, position, (noise, gain, params))
     catalogue["FLUX_RADIUS"] = half_flux_radius(catalogue["FLUX_APER"], radii, catalogue["FLUX_AUTO"])
     sigma = np.zeros(len(sources))
-    core_widths(*frame, position, profile.observed_fwhm_pix / _FWHM_OF_SIGMA, sigma)
-    catalogue["FWHM_IMAGE"] = _FWHM_OF_SIGMA * sigma
+    core_widths(*frame, position, profile.observed_fwhm_pix / SIGMA_TO_FWHM, sigma)
+    catalogue["FWHM_IMAGE"] = SIGMA_TO_FWHM * sigma
     catalogue["IMAFLAGS_ISO"] = box_flags(mask, position)
     return catalogue
 

@@ -19,7 +19,7 @@ from zsds_hpc.archive.database import Engine
 from zsds_hpc.archive.provenance import Record
 from zsds_hpc.archive.refcats import RefCat
 from zsds_hpc.archive.streakfile import read_streaks
-from zsds_hpc.core.errors import BadInput, UsageError
+from zsds_hpc.core.errors import BadInput
 from zsds_hpc.core.names import RawName, parse_raw_name
 from zsds_hpc.core.states import State
 from zsds_hpc.pipelines.alerts_image import (
@@ -33,7 +33,7 @@ from zsds_hpc.pipelines.alerts_image import (
     packets_of,
     streak_rows,
 )
-from zsds_hpc.pipelines.base import Archive, Pipeline, Request, Unit, Work
+from zsds_hpc.pipelines.base import Archive, Pipeline, Request, Unit, Work, store_inputs
 from zsds_hpc.settings.camera import Camera
 
 _CANDIDATES, _STREAKS = "diffcand.fits", "diffstreaks.fits"
@@ -43,14 +43,7 @@ _JD_2000, _DAYS_PER_YEAR = 2451545.0, 365.25
 
 def plan(archive: Archive, engine: Engine, params: AlertsParams, request: Request) -> list[Unit]:
     """One unit for each difference image of the night, in the order of time and channel."""
-    if request.refcats is None:
-        raise UsageError("alerts needs --refcats: the directory of the stores `gaia` and `ps1`")
-    stores = {}
-    for kind in ("gaia", "ps1"):
-        stamp = request.refcats / kind / "catalog.json"
-        if not stamp.is_file():
-            raise UsageError(f"{stamp.parent}: no such store; `zsds refcat build {kind} ...` makes it")
-        stores[f"refcats/{kind}"] = sha256_of(stamp)
+    stores = store_inputs(request, "alerts")
     return [_unit(row, stores, request) for row in transients.products_of(engine, request.night)]
 
 

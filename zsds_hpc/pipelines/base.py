@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from zsds_hpc.archive import database
-from zsds_hpc.archive.atomic import Staging
+from zsds_hpc.archive.atomic import Staging, sha256_of
 from zsds_hpc.archive.database import Engine
 from zsds_hpc.core import ids
 from zsds_hpc.core.errors import UsageError
@@ -168,3 +168,22 @@ class Request:
     def keeps(self, unit: Unit) -> bool:
         """Whether the unit was asked for."""
         return not self.only or any(text in unit.unit_id for text in self.only)
+
+
+def store_inputs(request: Request, pipeline: str) -> dict[str, str]:
+    """The reference-catalogue stores as inputs of a unit: name -> SHA-256 of what describes the store.
+
+    Raises
+    ------
+    UsageError
+        None are given, or there is none in that directory.
+    """
+    if request.refcats is None:
+        raise UsageError(f"{pipeline} needs --refcats: the directory of the stores `gaia` and `ps1`")
+    found = {}
+    for kind in ("gaia", "ps1"):
+        stamp = request.refcats / kind / "catalog.json"
+        if not stamp.is_file():
+            raise UsageError(f"{stamp.parent}: no such store; `zsds refcat build {kind} ...` makes it")
+        found[f"refcats/{kind}"] = sha256_of(stamp)
+    return found

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from zsds_hpc.archive import database, paths, previews, rawfiles
-from zsds_hpc.archive.atomic import sha256_of
 from zsds_hpc.archive.calibs import CalibrationChoice
 from zsds_hpc.archive.database import Engine
 from zsds_hpc.archive.fitsfiles import FitsFile, Hdu, write_fits
@@ -17,9 +16,9 @@ from zsds_hpc.archive.psffile import write_psf
 from zsds_hpc.archive.refcats import RefCat
 from zsds_hpc.astrometry.geometry import footprint, initial_wcs
 from zsds_hpc.core import ids
-from zsds_hpc.core.errors import BadInput, UsageError
+from zsds_hpc.core.errors import BadInput
 from zsds_hpc.core.names import parse_raw_name
-from zsds_hpc.pipelines.base import Archive, Pipeline, Request, Unit, Work
+from zsds_hpc.pipelines.base import Archive, Pipeline, Request, Unit, Work, store_inputs
 from zsds_hpc.pipelines.calibrate_header import science_cards
 from zsds_hpc.pipelines.calibrate_image import (
     Calibrated,
@@ -64,14 +63,7 @@ class Inputs:
 
 def plan(archive: Archive, engine: Engine, params: CalibrateParams, request: Request) -> list[Unit]:
     """One unit for each science image of the night."""
-    if request.refcats is None:
-        raise UsageError("calibrate needs --refcats: the directory of the stores `gaia` and `ps1`")
-    refcats = {}
-    for kind in ("gaia", "ps1"):
-        stamp = request.refcats / kind / "catalog.json"
-        if not stamp.is_file():
-            raise UsageError(f"{stamp.parent}: no such store; `zsds refcat build {kind} ...` makes it")
-        refcats[f"refcats/{kind}"] = sha256_of(stamp)
+    refcats = store_inputs(request, "calibrate")
     choices = {role: CalibrationChoice(engine, kind, params.validity_days) for role, kind in ROLES.items()}
     rows = database.get(engine, database.channel_images, ("path",), night=request.night, kind="o")
     by_exposure: dict[str, list[dict[str, Any]]] = {}

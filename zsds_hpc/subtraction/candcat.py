@@ -10,6 +10,7 @@ from scipy.spatial import cKDTree
 from zsds_hpc.astrometry.tpv import TPV
 from zsds_hpc.core import maskbits
 from zsds_hpc.core.params import Params, param
+from zsds_hpc.numerics.robust import SIGMA_TO_FWHM
 from zsds_hpc.photometry.aperture import box_flags
 from zsds_hpc.subtraction.cutouts import HALF_PIX, Cutouts, cut_out, windows
 from zsds_hpc.subtraction.diffphot import light_of_others
@@ -94,7 +95,6 @@ COLUMNS = {
 CANDIDATE_DTYPE = np.dtype([(name, form) for name, (form, _, _) in COLUMNS.items()])
 
 _MAG = 2.5 / np.log(10)
-_FWHM_OF_SIGMA = 2 * np.sqrt(2 * np.log(2))
 _MAX_SEERATIO = 2.0  # of the survey's packets
 _MASK_RADIUS_PIX = 7.0
 _LARGEST_DIPOLE = 99.0
@@ -224,9 +224,9 @@ def _fill_shape(table, psf, fits, above):
     """Width and elongation, scaled to those of the PSF; neighbours stay in, so that pieces of a trail are long."""
     major, minor = moments(above, fits["x"], fits["y"], psf.fwhm_pix)
     star = moments(psf.center(above.shape[1] // 2)[None], np.zeros(1), np.zeros(1), psf.fwhm_pix)
-    scale = psf.fwhm_pix / (_FWHM_OF_SIGMA * np.sqrt(star[0][0] * star[1][0]))
+    scale = psf.fwhm_pix / (SIGMA_TO_FWHM * np.sqrt(star[0][0] * star[1][0]))
     table["aimage"], table["bimage"] = major * scale, minor * scale
-    table["fwhm"] = _FWHM_OF_SIGMA * scale * np.sqrt((major**2 + minor**2) / 2)
+    table["fwhm"] = SIGMA_TO_FWHM * scale * np.sqrt((major**2 + minor**2) / 2)
     table["elong"] = major / minor
     table["aimagerat"], table["bimagerat"] = table["aimage"] / table["fwhm"], table["bimage"] / table["fwhm"]
     table["seeratio"] = np.minimum(psf.fwhm_pix / table["fwhm"], _MAX_SEERATIO)

@@ -6,10 +6,9 @@ Settled against real packets where these hold the pixels (`tests/science/test_zt
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from zsds_hpc.numerics.robust import MAD_TO_SIGMA
+from zsds_hpc.numerics.robust import MAD_TO_SIGMA, SIGMA_TO_FWHM
 from zsds_hpc.subtraction.cutouts import HALF_PIX, offsets
 
-_FWHM_OF_SIGMA = 2 * np.sqrt(2 * np.log(2))
 _WINDOW_WIDTH = 1.25  # of the weight of moments, in rms of the PSF
 _WIDEST = 0.95  # of the weight's variance: a weighted moment beyond that tells nothing
 
@@ -134,7 +133,7 @@ def moments(stamps: np.ndarray, x: np.ndarray, y: np.ndarray, fwhm_pix: float) -
         px; bounded from below by a fifth of a pixel and from above by 4.4 times the weight's rms.
     """
     dx, dy = offsets(np.asarray(x, float), np.asarray(y, float), stamps.shape[1] // 2)
-    var = (_WINDOW_WIDTH * fwhm_pix / _FWHM_OF_SIGMA) ** 2
+    var = (_WINDOW_WIDTH * fwhm_pix / SIGMA_TO_FWHM) ** 2
     weighted = np.nan_to_num(stamps.astype(float)) * np.exp(-(dx**2 + dy**2) / (2 * var))
     total = weighted.sum(axis=(1, 2))
     total = np.where(total > 0, total, np.inf)

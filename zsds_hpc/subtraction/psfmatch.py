@@ -12,11 +12,11 @@ from scipy import fft, linalg
 from scipy.signal import fftconvolve
 
 from zsds_hpc.core.params import Params, param
+from zsds_hpc.numerics.robust import SIGMA_TO_FWHM
 from zsds_hpc.psf.model import PsfModel, monomials
 
 #: The models are evaluated at so many points per px; every second one is a pixel of a grid finer by 3/2.
 _OVERSAMPLING, _STRIDE = 3, 2
-SIGMA_TO_FWHM = 2.3548200450309493
 
 
 class PsfMatchParams(Params):

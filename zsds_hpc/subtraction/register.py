@@ -10,12 +10,10 @@ from zsds_hpc.core import maskbits
 from zsds_hpc.core.errors import AlgorithmFailure
 from zsds_hpc.core.params import Params, param
 from zsds_hpc.numerics.resample import Mapping
+from zsds_hpc.numerics.robust import SIGMA_TO_FWHM
 from zsds_hpc.photometry.linefit import fit_linear
 from zsds_hpc.psf.model import monomials
 from zsds_hpc.subtraction.images import SOURCE_DTYPE, Science, Template
-
-#: FWHM of a Gaussian over its sigma.
-SIGMA_TO_FWHM = 2.3548200450309493
 
 
 class RegisterParams(Params):
