@@ -22,6 +22,7 @@ class RegisterParams(Params):
     radius_pix: float = param(1.5, "Largest distance of a star from where the reference has it.", "px", 0.1, 20.0)
     min_snr: float = param(20.0, "Stars fainter than this in either image do not count.", "", 3.0, 1000.0)
     min_stars: int = param(20, "With fewer matched stars there is no difference image.", "", 5, 10_000)
+    max_rms_pix: float = param(0.3, "Stars farther than this from where they are due match by chance.", "px", 0.01, 10.0)
     refine: bool = param(True, "Fit what is left of the offsets of the stars; otherwise both WCSs are trusted.")
     position_degree: int = param(3, "Degree of the polynomial of the offsets.", "", 0, 5)
     gain_degree: int = param(2, "Degree of the polynomial of the flux ratio.", "", 0, 4)
@@ -124,7 +125,7 @@ def register(science: Science, template: Template, params: RegisterParams) -> Re
     Raises
     ------
     AlgorithmFailure
-        Too few stars match.
+        Too few stars match, or they match by chance.
     """
     plain = Registration(science, template, np.zeros((2, 1)), np.zeros(1), 0.0, 0.0, 0)
     stars = _matched(plain, params)
@@ -136,11 +137,16 @@ def register(science: Science, template: Template, params: RegisterParams) -> Re
     n_y, n_x = science.pix.shape
     place = 2 * stars.x / (n_x - 1) - 1, 2 * stars.y / (n_y - 1) - 1
     gain = fit_linear(monomials(*place, _degree(params.gain_degree, n_stars, params)), stars.ratio, stars.error_mag)
-    shift, scatter = np.zeros((2, 1)), 0.0
-    if params.refine:
-        design = monomials(*place, _degree(params.position_degree, n_stars, params))
-        fits = [fit_linear(design, offset, stars.error_pix) for offset in stars.offset]
-        shift, scatter = np.stack([fit.coefficients for fit in fits]), float(np.mean([fit.scatter for fit in fits]))
+    design = monomials(*place, _degree(params.position_degree if params.refine else 0, n_stars, params))
+    fits = [fit_linear(design, offset, stars.error_pix) for offset in stars.offset]
+    scatter = float(np.mean([fit.scatter for fit in fits]))
+    if scatter > params.max_rms_pix:
+        raise AlgorithmFailure(
+            f"{n_stars} stars scatter by {scatter:.2g} px about those of the reference: they match by chance",
+            n_matched=n_stars,
+            rms_pix=scatter,
+        )
+    shift = np.stack([fit.coefficients for fit in fits]) if params.refine else np.zeros((2, 1))
     return Registration(science, template, shift, gain.coefficients, scatter, gain.scatter, n_stars)
 
 
@@ -151,7 +157,8 @@ def _degree(most: int, n_stars: int, params: RegisterParams) -> int:
 
 def _good(catalogue: np.ndarray, params: RegisterParams) -> np.ndarray:
     usable = (catalogue["flags"] >= 0) & (catalogue["flags"] & maskbits.UNUSABLE == 0)
-    return catalogue[usable & (catalogue["snr"] > params.min_snr)]
+    usable &= np.isfinite(catalogue["xpos"] + catalogue["ypos"] + catalogue["flux"] + catalogue["sigmag"])
+    return catalogue[usable & (catalogue["flux"] > 0) & (catalogue["snr"] > params.min_snr)]
 
 
 def _matched(plain: Registration, params: RegisterParams) -> _Stars:
