@@ -16,7 +16,7 @@ from zsds_hpc.archive.provenance import Record, outputs_hold, read_record
 from zsds_hpc.astrometry.tpv import TPV
 from zsds_hpc.coadd.combine import weigh
 from zsds_hpc.coadd.footprint import Grid, footprint_of
-from zsds_hpc.coadd.select import Candidate, SelectParams, select_epochs
+from zsds_hpc.coadd.select import Candidate, Selection, SelectParams, select_epochs
 from zsds_hpc.coadd.stack import stack_epochs
 from zsds_hpc.coadd.template import TemplateParams, finish_reference
 from zsds_hpc.coadd.warp import INHERITED, EpochFacts, Exposure, Layer, count_inherited_inplace, prepare_epoch
@@ -41,6 +41,8 @@ class ReferenceSettings(TemplateParams):
 
     ranks_per_unit: int = param(1, "Ranks that share one reference; each holds its epochs in memory.", "", 1, 64)
     renew: bool = param(False, "Make a further version where the chosen epochs differ from those of the last.")
+    psf_stars_min: int = param(5, "With fewer stars that show its PSF a reference is not usable.", "", 0, 1000)
+    empty_fraction_max: float = param(0.5, "Nor with a larger part of its pixels without data.", "", 0.0, 1.0)
     select: SelectParams = param(SelectParams(), "Which epochs.")
 
 
@@ -128,8 +130,8 @@ def _record_path(archive: Archive, row: dict[str, Any]) -> Path:
 def _damaged(night: str, versions: list[dict[str, Any]], archive: Archive) -> Unit | None:
     """A sealed unit of this night whose products do not hold: made again as it was."""
     for row in versions:
-        record = read_record(_record_path(archive, row))
-        if row["night"] == night and record is not None and outputs_hold(archive.root, record):
+        record = read_record(_record_path(archive, row)) if row["night"] == night else None
+        if record is not None and outputs_hold(archive.root, record):
             return Unit(record.unit_id, night, float(len(record.inputs)), record.inputs, record.metrics["unit"])
     return None
 
@@ -148,10 +150,15 @@ def _new_unit(
     params: ReferenceSettings,
     night: str,
 ) -> Unit | None:
-    """Unit of the next version; None where it would have the same epochs as the last."""
+    """Unit of the next version; None where it would have the same epochs or still too few."""
     field, rcid, code = key
-    records = {row["unit_id"]: _calibrate_record(archive, row) for row in rows}
-    selection = select_epochs([_candidate(row, records[row["unit_id"]]) for row in rows], params.select)
+    records, selection = {}, Selection([])
+    if len(rows) >= params.select.n_min:  # a record for each of thousands of images is worth a thought
+        records = {row["unit_id"]: _calibrate_record(archive, row) for row in rows}
+        selection = select_epochs([_candidate(row, records[row["unit_id"]]) for row in rows], params.select)
+    has_news = any(row["night"] == night for row in rows)
+    if len(selection.chosen) < params.select.n_min and (versions or not has_news):
+        return None
     if versions and selection.chosen == versions[-1]["epochs"]:
         return None
     version = max((row["version"] for row in versions), default=0) + 1
@@ -164,7 +171,7 @@ def _new_unit(
             inputs[path] = sealed.outputs[path].sha256 if sealed and path in sealed.outputs else ""
     attrs = {
         "field": field, "rcid": rcid, "filtercode": code, "version": version, "images": images,
-        "epochs": selection.chosen, "rejected": selection.rejected,
+        "epochs": selection.chosen, "rejected": selection.rejected, "n_images": len(rows),
     }  # fmt: skip
     return Unit(f"{_stem(key)}_v{version:03d}", night, float(len(images)), inputs, attrs)
 
@@ -204,8 +211,8 @@ def run_unit(unit: Unit, work: Work, params: ReferenceSettings) -> dict[str, Any
     a = unit.attrs
     if len(a["images"]) < params.select.n_min:
         reasons = sorted(a["rejected"].items())
-        first = f"; first rejected: {reasons[0][0]}: {reasons[0][1]}" if reasons else ""
-        raise NoWork(f"{len(a['images'])} good epochs, at least {params.select.n_min} are needed{first}")
+        good = f", {len(a['images'])} good epochs; first rejected: {reasons[0][0]}: {reasons[0][1]}" if reasons else ""
+        raise NoWork(f"{a['n_images']} images{good}: at least {params.select.n_min} are needed")
     images = tuple(work.archive.path(path) for path in a["images"])
     target = Target(a["field"], a["rcid"], a["filtercode"], a["version"], a["ra_deg"], a["dec_deg"], images)
     ccdid, qid = ids.ccdid_qid_of(target.rcid)
@@ -215,7 +222,11 @@ def run_unit(unit: Unit, work: Work, params: ReferenceSettings) -> dict[str, Any
 
     notes = [f"rejected: {unit_id}: {reason}" for unit_id, reason in sorted(a["rejected"].items())]
     metrics = combine_images(target, notes, place, work, params)
-    return {**metrics, "unit": dict(a), "usable": True} if metrics else {}
+    if not metrics:
+        return {}
+    usable = metrics.get("n_psf_stars", 0) >= params.psf_stars_min
+    usable &= metrics["empty_fraction"] <= params.empty_fraction_max
+    return {**metrics, "unit": dict(a), "usable": bool(usable)}
 
 
 def combine_images(

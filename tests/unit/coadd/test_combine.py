@@ -45,7 +45,8 @@ def slow(frames, facts: StackFacts, p: CoaddParams):
     odd = ndimage.maximum_filter(odd, 5, mode="constant")
     odd[: 2 * REACH] = odd[-2 * REACH :] = False
     middle = first.copy()
-    middle[odd] = np.nanmedian(frames[:, odd], axis=0)
+    some = odd & known.any(axis=0)
+    middle[some] = np.nanmedian(frames[:, some], axis=0)
     keep = known & ~(odd & (np.abs(frames - middle) > tolerance(middle)))
     keep |= known & ~keep.any(axis=0)
     return tuple(a[HALO:-HALO] for a in mean_of(keep))

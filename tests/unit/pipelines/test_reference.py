@@ -74,19 +74,28 @@ def test_a_second_run_makes_nothing(made, capfd):
     assert {p: p.stat().st_mtime_ns for p in archive.rglob("ref/**/*") if p.is_file()} == before
 
 
-def test_too_few_epochs_are_no_work(fresh):
+@pytest.mark.parametrize("infobits", [0, 8])
+def test_too_few_epochs_are_no_work(fresh, infobits):
     archive, camera = fresh
+    reason = "5 images: at least 6 are needed"
+    if infobits:
+        sky = minirefs.random_sky(load_camera(camera))
+        name = minirefs.seal_epoch(archive, load_camera(camera), sky, minirefs.Shot(7), infobits=infobits)
+        reason = f"6 images, 5 good epochs; first rejected: {name}: INFOBITS [3]: at least 6 are needed"
     assert run(archive, camera, "select.n_min=6") == 0
     record = record_of(archive)
-    assert record.state == State.NO_WORK and record.reason == "5 good epochs, at least 6 are needed"
+    assert record.state == State.NO_WORK and record.reason == reason
     assert not rows(archive) and not list((archive / "ref").rglob("*.fits"))
+    assert run(archive, camera, "select.n_min=6", night_="20201001") == 0  # nothing new on that night: no unit
+    assert record_of(archive, night_="20201001") is None
 
 
 def test_rejected_epochs_have_their_reason(fresh):
     archive, camera = fresh
     sky = minirefs.random_sky(load_camera(camera))
     minirefs.seal_epoch(archive, load_camera(camera), sky, minirefs.Shot(7), infobits=8)
-    assert run(archive, camera) == 0
+    assert run(archive, camera, "psf_stars_min=1000") == 0
+    assert not rows(archive)[0]["usable"]
     name = minirefs.stem_of(7)
     assert record_of(archive).metrics["unit"]["rejected"] == {name: "INFOBITS [3]"}
     log = refimg(archive).with_name(refimg(archive).name.replace("refimg.fits", "log.txt")).read_text()
