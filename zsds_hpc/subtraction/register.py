@@ -22,7 +22,7 @@ class RegisterParams(Params):
     radius_pix: float = param(1.5, "Largest distance of a star from where the reference has it.", "px", 0.1, 20.0)
     min_snr: float = param(20.0, "Stars fainter than this in either image do not count.", "", 3.0, 1000.0)
     min_stars: int = param(20, "With fewer matched stars there is no difference image.", "", 5, 10_000)
-    max_rms_pix: float = param(0.3, "Stars farther than this from where they are due match by chance.", "px", 0.01, 10.0)
+    max_rms_pix: float = param(0.3, "Stars farther than this from their places match by chance.", "px", 0.01, 10.0)
     refine: bool = param(True, "Fit what is left of the offsets of the stars; otherwise both WCSs are trusted.")
     position_degree: int = param(3, "Degree of the polynomial of the offsets.", "", 0, 5)
     gain_degree: int = param(2, "Degree of the polynomial of the flux ratio.", "", 0, 4)
