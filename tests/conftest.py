@@ -1,9 +1,11 @@
 """Make `tests.helpers` importable however pytest is started; inputs that many tests share."""
 
-import sys
-from pathlib import Path
+import zsds_hpc.single_thread  # noqa: F401  (before NumPy: two workers with two threads each only wait)
 
-import pytest
+import sys  # isort: skip
+from pathlib import Path  # isort: skip
+
+import pytest  # isort: skip
 
 ROOT = Path(__file__).parents[1]
 if str(ROOT) not in sys.path:
