@@ -13,7 +13,7 @@ _LEAST_CELLS = 15
 _MOST_HALF_WIDTH_PIX = 60.0
 _WING_FWHM = 2.5
 _BESIDE_PIX, _ON_PIX, _PIECE_PIX = 45.0, 6.0, 30.0
-_PARALLEL_DEG = 10.0
+_PARALLEL_DEG, _SAME_DEG = 10.0, 3.0
 _EIGHT = np.ones((3, 3), int)
 
 
@@ -34,7 +34,8 @@ def masked_tracks(mask: np.ndarray, least_length_pix: float) -> Tracks:
         Shorter ones may be asteroids.
     """
     cells = (mask[::_STRIDE, ::_STRIDE] & TRACK) != 0
-    lines, short = [], []
+    lines: list[tuple] = []
+    short: list[tuple[slice, slice]] = []
     if cells.any():
         labels, _ = ndimage.label(cells, _EIGHT)
         for k, box in enumerate(ndimage.find_objects(labels), 1):
@@ -46,9 +47,20 @@ def masked_tracks(mask: np.ndarray, least_length_pix: float) -> Tracks:
             if length > least_length_pix:
                 lines.append((x.mean(), y.mean(), angle, half_width))
             elif half_width < length / 4:
-                short.append(tuple(slice(_STRIDE * max(s.start - 1, 0), _STRIDE * (s.stop + 1)) for s in box))
+                rows, columns = (slice(_STRIDE * max(s.start - 1, 0), _STRIDE * (s.stop + 1)) for s in box)
+                short.append((rows, columns))
     kept = [line for line in lines if line[3] < _MOST_HALF_WIDTH_PIX]
+    kept += [between for k, a in enumerate(kept) for b in kept[:k] if (between := _between(a, b))]
     return Tracks(np.array(kept).reshape(-1, 4), short)
+
+
+def _between(a, b):
+    """The band between two parallel tracks, the lights of an aircraft; None for others."""
+    turn = (np.degrees(a[2] - b[2]) + 90) % 180 - 90
+    apart = abs((a[1] - b[1]) * np.cos(a[2]) - (a[0] - b[0]) * np.sin(a[2]))
+    if abs(turn) > _SAME_DEG or apart > 2 * _BESIDE_PIX:
+        return None
+    return (a[0] + b[0]) / 2, (a[1] + b[1]) / 2, a[2], apart / 2
 
 
 def _extent(x, y):

@@ -8,7 +8,7 @@ from zsds_hpc.kernels import streaks as kernel  # type: ignore[attr-defined]
 from zsds_hpc.numerics.robust import MAD_TO_SIGMA
 from zsds_hpc.psf.model import PsfModel
 from zsds_hpc.subtraction.streak_table import StreakParams
-from zsds_hpc.subtraction.streak_trail import local_tables, trail_image
+from zsds_hpc.subtraction.streak_trail import local_tables, trail_images
 
 #: A possible streak: ends (0-based px) and its rough signal to noise.
 SEED_DTYPE = np.dtype([(name, "f8") for name in ("x1", "y1", "x2", "y2", "snr")])
@@ -27,6 +27,8 @@ _MAX_PEAKS = 4000
 _VIEWS = ((False, False), (False, True), (True, False), (True, True))
 _BANK_HALF_PIX = 14
 _BANK_LENGTHS_PIX = 5.0, 9.0, 16.0
+_BANK_ALONG = -1 / 3, 0.0, 1 / 3  # of the length
+_BANK_ACROSS_PIX = -0.3, 0.3
 _BANK_N_ANGLES = 12
 _SURE_POINT_SNR = 7.0
 _POINT_STEPS_PIX = np.linspace(-1, 1, 5)
@@ -81,7 +83,7 @@ def _lags(bins, clip):
     rows = np.arange(_LAG, n_y - _LAG, _LAG_ROW_STRIDE)
     inner = slice(_LAG, n_x - _LAG)
     here = np.clip(bins[rows, inner], -clip, clip)
-    n_used = max(np.count_nonzero(here), 1)
+    n_used = max(int(np.count_nonzero(here)), 1)
     lags = np.zeros((2 * _LAG + 1, 2 * _LAG + 1))
     for j in range(_LAG + 1):
         there = np.clip(bins[rows + j], -clip, clip)
@@ -197,28 +199,24 @@ class Bank(NamedTuple):
 
 
 def trail_bank(psf: PsfModel) -> Bank:
-    """Short trails of all directions, centred on the stamp or a third of their length beside, and points."""
+    """Short trails of all directions, centred on the stamp or up to a third of their length beside, and points."""
     n_y, n_x = psf.shape
+    middle = ((n_x - 1) / 2, (n_y - 1) / 2)
     grid = np.arange(-_BANK_HALF_PIX, _BANK_HALF_PIX + 1.0)
     pixels = np.stack([a.ravel() for a in np.meshgrid(grid, grid)])
-    ends, pictures = [], []
+    parts = []
     for angle in np.pi * np.arange(_BANK_N_ANGLES) / _BANK_N_ANGLES:
-        along = np.array([np.cos(angle), np.sin(angle)])
-        tables = local_tables(psf, ((n_x - 1) / 2, (n_y - 1) / 2), angle)
+        along, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+        tables = local_tables(psf, middle, angle)
         for length in _BANK_LENGTHS_PIX:
-            for middle in (-length / 3, 0.0, length / 3):
-                pair = np.concatenate([(middle - length / 2) * along, (middle + length / 2) * along])
-                ends.append(pair)
-                pictures.append(trail_image(tables, pixels, pair))
-    tables = local_tables(psf, ((n_x - 1) / 2, (n_y - 1) / 2), 0.0)
-    for dy in _POINT_STEPS_PIX:
-        for dx in _POINT_STEPS_PIX:
-            pair = np.array([dx, dy, dx, dy])
-            ends.append(pair)
-            pictures.append(trail_image(tables, pixels, pair))
-    stack = np.stack(pictures)
+            places = [u * length * along + v * across for u in _BANK_ALONG for v in _BANK_ACROSS_PIX]
+            ends = np.array([[*(p - length / 2 * along), *(p + length / 2 * along)] for p in places])
+            parts.append((trail_images(tables, pixels, ends), ends))
+    ends = np.array([[x, y, x, y] for y in _POINT_STEPS_PIX for x in _POINT_STEPS_PIX])
+    parts.append((trail_images(local_tables(psf, middle, 0.0), pixels, ends), ends))
+    stack = np.concatenate([images for images, _ in parts])
     stack /= np.sqrt((stack**2).sum(axis=1, keepdims=True))
-    return Bank(stack.astype(np.float32), np.array(ends))
+    return Bank(stack.astype(np.float32), np.concatenate([ends for _, ends in parts]))
 
 
 def short_seeds(
@@ -243,14 +241,16 @@ def short_seeds(
     """
     if not len(places):
         return np.zeros(0, SEED_DTYPE), np.zeros((0, 3))
-    middle = np.rint(places).astype(int)
-    snr = _stamps(pix, sigma, middle) @ bank.pictures.T
     point = bank.is_point
-    best_point = snr[:, point].max(axis=1)
+    middle = np.rint(places).astype(int)
+    rough = _stamps(pix, sigma, middle) @ bank.pictures[point].T
+    middle += np.rint(bank.ends[point][rough.argmax(axis=1), :2]).astype(int)
+    snr = _stamps(pix, sigma, middle) @ bank.pictures.T
+    best_point = np.maximum(snr[:, point].max(axis=1), 0)
     trails = np.where(point, -np.inf, snr)
     best = trails.argmax(axis=1)
     top = trails[np.arange(len(best)), best]
-    gain = top**2 - np.maximum(best_point, 0) ** 2
+    gain = top**2 - best_point**2
     kept = (top >= params.seed_snr) & (gain >= params.seed_gain)
     seeds = np.zeros(int(kept.sum()), SEED_DTYPE)
     ends = bank.ends[best[kept]] + np.tile(middle[kept], 2)

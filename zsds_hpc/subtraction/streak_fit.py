@@ -14,6 +14,7 @@ _TILTS = np.arange(-5.0, 5.5, 1.0)
 _SHIFTS = np.arange(-4, 5)
 _CLIP_SIGMA = 5.0
 _END_STEPS = 64
+_LEAST_GAP_PIX, _GAP_SIGMA, _GAP_SHARE = 16, 5.0, 0.2
 _MAX_EXTENSIONS = 8
 _NEAR_LIMIT_PIX = 4
 _OUTLIER_SIGMA = 5.0
@@ -105,7 +106,9 @@ def refined(pixels: Pixels, ends: np.ndarray, fwhm_pix: float) -> tuple[np.ndarr
         path = shift + tilt * u / max(length / 2, 1.0)
         row = np.clip(np.rint(path).astype(int) + _HALF_ACROSS_PIX, 0, len(light) - 1)
         column = np.arange(u.size)
-        i, j, snr = _best_ends(light[row, column], usable[row, column])
+        light, usable = light[row, column], usable[row, column]
+        i, j, snr = _best_ends(light, usable)
+        i, j = _without_gaps(light, usable, i, j)
         pair = np.array([u[i], u[j]]), np.array([path[i], path[j]])
         ends = _moved(ends, *pair)
         reaches = min(i, u.size - 1 - j) > _NEAR_LIMIT_PIX or not _goes_on(pixels, ends, i, u.size - 1 - j)
@@ -172,13 +175,31 @@ def _best_ends(light, usable):
         snr = (total[last][None, :] - total[first][:, None]) / np.sqrt(
             np.maximum(number[last][None, :] - number[first][:, None], 0) + 2.0
         )
-        i, j = np.unravel_index(int(np.argmax(np.triu(snr, 1))), snr.shape)
-        i, j = int(first[i]), int(last[j])
+        first_at, last_at = np.unravel_index(int(np.argmax(np.triu(snr, 1))), snr.shape)
+        i, j = int(first[first_at]), int(last[last_at])
         if step == 1:
             break
         near = np.arange(-step, step + 1)
         at, step = np.unique(np.clip(np.concatenate([i + near, j + near]), 0, light.size)), 1
     return i, max(j - 1, i), float(snr.max())
+
+
+def _without_gaps(light, usable, i, j):
+    """The brighter side of a gap, as long as there is one where the light that belongs there is missing."""
+    while j - i > 2 * _LEAST_GAP_PIX:
+        density = float(light[i : j + 1].sum()) / max(int(usable[i : j + 1].sum()), 1)
+        window = max(_LEAST_GAP_PIX, int(np.ceil((_GAP_SIGMA / max(density, 0.05)) ** 2)))
+        if 2 * window > j - i:
+            break
+        total, number = (np.concatenate([[0.0], np.cumsum(a[i : j + 1])]) for a in (light, usable))
+        lit, seen = total[window:] - total[:-window], number[window:] - number[:-window]
+        missing = np.where(seen > 0.5 * window, lit - _GAP_SHARE * density * seen, np.inf)
+        k = int(np.argmin(missing))
+        if missing[k] >= 0:
+            break
+        left, right = total[k], total[-1] - total[k + window]
+        i, j = (i, i + max(k - 1, 1)) if left > right else (min(i + k + window, j - 1), j)
+    return i, j
 
 
 def _moved(ends, u, v):

@@ -19,7 +19,7 @@ class StreakParams(Params):
     min_length: float = param(3.5, "Shorter trails are point sources.", "px", ge=1, le=50)
     max_length: float = param(300.0, "Longer ones are satellites or aircraft.", "px", ge=50, le=5000)
     max_misfit: float = param(0.5, "Root of the chi squared that noise does not explain, over the S/N.", ge=0.1, le=10)
-    max_masked: float = param(0.4, "Largest unusable share of a trail.", ge=0, le=1)
+    max_masked: float = param(0.3, "Largest unusable share of a trail.", ge=0, le=1)
     max_seeds: int = param(150, "No more places than this are measured, the most significant first.", ge=1, le=10000)
     min_score: float = param(0.5, "Score of a real streak.", ge=0, le=1)
 

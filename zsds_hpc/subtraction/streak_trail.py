@@ -47,28 +47,29 @@ def _point_source(psf, place, dx, dy):
     return ndimage.map_coordinates(surface, at, order=3, prefilter=False, mode="constant", output=np.float64)
 
 
-def trail_image(tables: Tables, pixels: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Flux per pixel of a trail of unit flux.
+def trail_images(tables: Tables, pixels: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """Flux per pixel of trails of unit flux, all of one length.
 
     Parameters
     ----------
     tables : Tables
-        For its direction, or near it.
-    pixels : ndarray, shape (2, n)
+        For their direction, or near it.
+    pixels : ndarray, shape (2, m)
         x and y of pixels.
-    ends : ndarray, shape (4,)
-        x1, y1, x2, y2; a point source where both ends are the same.
+    ends : ndarray, shape (n, 4)
+        x1, y1, x2, y2; point sources where both ends are the same.
 
     Returns
     -------
-    ndarray, shape (n,), float64
+    ndarray, shape (n, m), float64
     """
-    x1, y1, x2, y2 = ends
-    length = float(np.hypot(x2 - x1, y2 - y1))
-    places = along_and_across(pixels, ends)
+    length = float(np.hypot(ends[0, 2] - ends[0, 0], ends[0, 3] - ends[0, 1]))
+    places = np.concatenate([along_and_across(pixels, pair) for pair in ends], axis=1)
     if length < _STEP_PIX:
-        return trail_planes(tables.point, tables.integral, _STEP_PIX, places, 0.0, 0.0)[2]
-    return planes(tables, places, -length / 2, length / 2)[0] / length
+        out = planes(tables, places, 0.0, 0.0)[2]
+    else:
+        out = planes(tables, places, -length / 2, length / 2)[0] / length
+    return out.reshape(len(ends), -1)
 
 
 def planes(tables: Tables, places: np.ndarray, start: float, end: float) -> np.ndarray:

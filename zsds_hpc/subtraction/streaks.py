@@ -24,6 +24,7 @@ _SAME_PIX = 8.0
 _WING_SHARE = 0.85
 _SATELLITE_SHARE = 1.2  # of the longest asteroid's trail: no question any more
 _SATELLITE_REACH_PIX = 14.0
+_FILLED = 0.7
 _ITERATIONS, _SATELLITE_ITERATIONS = 12, 3
 _HOPELESS_SHARE = 1.4
 _SAMPLE_STRIDE = 1009
@@ -188,7 +189,7 @@ class _Search:
     def _measure(self, ends, rough_snr):
         """Fit and list a trail; whether it is one."""
         reason, row = self._judged(ends, rough_snr)
-        if row is not None and row["length"] > self.params.max_length:
+        if row is not None and row["length"] > _SATELLITE_SHARE * self.params.max_length and row["filled"] > _FILLED:
             self.tracks = avoid.with_track(self.tracks, _ends_of(row), _SATELLITE_REACH_PIX)
         if reason:
             self.rejected[reason] += 1
