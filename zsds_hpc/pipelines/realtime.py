@@ -22,6 +22,7 @@ from zsds_hpc.archive.streakfile import write_streaks
 from zsds_hpc.core import ids
 from zsds_hpc.core.errors import BadInput, NoWork
 from zsds_hpc.core.names import parse_raw_name
+from zsds_hpc.core.states import State
 from zsds_hpc.pipelines.base import Archive, Pipeline, Request, Unit, Work
 from zsds_hpc.pipelines.realtime_image import Discovery, RealtimeParams, Vetters, discover, storage_step
 from zsds_hpc.settings.camera import Camera
@@ -30,7 +31,7 @@ from zsds_hpc.subtraction.realbogus import build_models
 from zsds_hpc.subtraction.streak_model import StreakModel
 
 #: Names of the trained models.
-FEATURES_MODEL, CUTOUTS_MODEL, STREAKS_MODEL = "realbogus_features", "realbogus_cutouts", "streaks"
+MODELS = ("realbogus_features", "realbogus_cutouts", "streaks")
 #: Half side of the PSF image.
 _PSF_HALF_PIX = 12
 #: Steps of the error image, in its median.
@@ -45,22 +46,42 @@ def plan(archive: Archive, engine: Engine, params: RealtimeParams, request: Requ
     references: dict[tuple[int, int, str], list[dict[str, Any]]] = {}
     for row in database.get(engine, database.reference_images, ("version",), usable=True):
         references.setdefault((row["field"], row["rcid"], row["filtercode"]), []).append(row)
-    return [_unit(row, references, request.night) for row in rows]
+    used = {} if params.renew else _used_before(engine, request.night)
+    trained = {f"models/{name}": models.load_model(name).card["sha256"] for name in MODELS}
+    return [_unit(row, references, used, trained, request.night) for row in rows]
 
 
-def _unit(row: Mapping[str, Any], references: Mapping[tuple, list[dict[str, Any]]], night: str) -> Unit:
+def _used_before(engine: Engine, night: str) -> dict[str, str]:
+    """Unit -> reference that it was searched with: candidates that are out keep their numbers."""
+    done = database.get(engine, database.units, pipeline="realtime", night=night, state=State.DONE)
+    return {row["unit_id"]: row["metrics"]["refimg"] for row in done}
+
+
+def _unit(
+    row: Mapping[str, Any],
+    references: Mapping[tuple, list[dict[str, Any]]],
+    used: Mapping[str, str],
+    trained: Mapping[str, str],
+    night: str,
+) -> Unit:
     name, (_, qid) = parse_raw_name(row["rawname"]), ids.ccdid_qid_of(row["rcid"])
     stem = name.channel_stem(qid)
-    choice = [r for r in references.get((name.field, row["rcid"], name.filtercode), []) if stem not in r["epochs"]]
-    attrs = {"rawname": row["rawname"], "rcid": row["rcid"], "refimg": choice[-1]["path"] if choice else None}
-    return Unit(stem, night, 1.0, {choice[-1]["path"]: choice[-1]["sha256"]} if choice else {}, attrs)
+    there = references.get((name.field, row["rcid"], name.filtercode), [])
+    choice = [r for r in there if stem not in r["epochs"]]
+    choice = [r for r in choice if r["path"] == used.get(stem)] or choice
+    attrs = {"rawname": row["rawname"], "rcid": row["rcid"], "n_references": len(there), "refimg": None}
+    if not choice:
+        return Unit(stem, night, 1.0, {}, attrs)
+    attrs["refimg"] = choice[-1]["path"]
+    return Unit(stem, night, 1.0, {choice[-1]["path"]: choice[-1]["sha256"], **trained}, attrs)
 
 
 def run_unit(unit: Unit, work: Work, params: RealtimeParams) -> dict[str, Any]:
     """Search one image."""
     name, (ccdid, qid) = parse_raw_name(unit.attrs["rawname"]), ids.ccdid_qid_of(unit.attrs["rcid"])
     if unit.attrs["refimg"] is None:
-        raise NoWork(f"no reference of field {name.field}, {name.filtercode}, CCD {ccdid}, quadrant {qid}")
+        part = " that it has no part in" if unit.attrs["n_references"] else ""
+        raise NoWork(f"no reference of field {name.field}, {name.filtercode}, CCD {ccdid}, quadrant {qid}{part}")
     with work.timers("read"):
         sciimg = work.archive.path(paths.science(name, qid, scifiles.IMAGE))
         science, cards = science_of(work, sciimg)
@@ -68,7 +89,17 @@ def run_unit(unit: Unit, work: Work, params: RealtimeParams) -> dict[str, Any]:
             raise BadInput(f"{sciimg.name}: not usable, INFOBITS = {cards.get('INFOBITS')} (its log.txt says why)")
         template = refimages.read_template(work.archive.path(unit.attrs["refimg"]))
     metrics = search(science, cards, template, work, params, lambda suffix: paths.science(name, qid, suffix))
-    return {**metrics, "obsjd": cards["OBSJD"], "rcid": unit.attrs["rcid"], "field": name.field}
+    identity = {"obsjd": cards["OBSJD"], "rcid": unit.attrs["rcid"], "field": name.field}
+    return {**metrics, **identity, "refimg": unit.attrs["refimg"]}
+
+
+def run_files(sciimg: Path, refimg: Path, work: Work, params: RealtimeParams) -> dict[str, Any]:
+    """Search a calibrated image given as a plain file, with a reference given so; products are named after it."""
+    with work.timers("read"):
+        science, cards = scifiles.read_science(sciimg)
+        template = refimages.read_template(refimg)
+    stem = sciimg.name.removesuffix(scifiles.IMAGE)
+    return search(science, cards, template, work, params, lambda suffix: f"{stem}{suffix}")
 
 
 def science_of(work: Work, sciimg: Path) -> tuple[Science, Mapping[str, Any]]:
@@ -110,7 +141,7 @@ def search(
 @functools.lru_cache(maxsize=1)
 def load_vetters() -> Vetters:
     """The trained models that come with the suite, each checked by its hash."""
-    trees, net, streaks = (models.load_model(name) for name in (FEATURES_MODEL, CUTOUTS_MODEL, STREAKS_MODEL))
+    trees, net, streaks = (models.load_model(name) for name in MODELS)
     return Vetters(
         build_models(trees.text, trees.card, net.arrays(), net.card),
         StreakModel(streaks.text, tuple(streaks.card["features"])),
@@ -132,9 +163,9 @@ def difference_cards(cards: Mapping[str, Any], template: Template, found: Discov
         ("REFGAIN", m["gain"], "Science flux over reference flux, middle"),
         ("NREGIST", m["n_registered"], "Stars of the registration"),
         ("REGRMS", m["register_rms_pix"], "[pix] Scatter of the registration"),
-        ("DIFFSCAL", m["noise_scale"], "Robust width of difference / error before scaling"),
-        ("MISGAIN", m["misfit_gain"], "Relative error of constant stars, in the error"),
-        ("MISSHIFT", m["misfit_shift_pix"], "[pix] Error of registration, in the error"),
+        ("DIFFSCAL", m["noise_scale"], "Width of difference / error, unscaled"),
+        ("MISGAIN", m["misfit_gain"], "Relative error of constant stars"),
+        ("MISSHIFT", m["misfit_shift_pix"], "[pix] Error of registration"),
         ("DIFFRMS", m["noise_dn"], "[DN] Noise of the sky of the difference"),
         ("RBVERS", real_bogus.rb_version if real_bogus else "", "Version of the classifier rb"),
         ("DRBVERS", real_bogus.drb_version if real_bogus else "", "Version of the classifier drb"),

@@ -25,6 +25,7 @@ class RealtimeParams(Params):
     vetting: VettingParams = param(VettingParams(), "Real or bogus.")
     streaks: StreakParams = param(StreakParams(), "Trails of fast objects.")
     trail_margin_fwhm: float = param(2.0, "Candidates this near to a satellite are pieces of it.", "FWHM", 0)
+    renew: bool = param(False, "Images searched before are searched again where there is a newer reference.")
     noise_steps: float = param(8.0, "Steps per sigma in which the difference image is stored.", "", 1.0, 64.0)
 
 

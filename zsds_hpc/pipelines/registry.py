@@ -8,6 +8,8 @@ from zsds_hpc.pipelines.base import Pipeline
 NAMES = ("ingest", "superbias", "highv_flat", "calibrate", "realtime", "alerts", "reference")
 #: Those that a night runs: `realtime` takes `calibrate` with it; references are made of what the night has added.
 OF_A_NIGHT = tuple(name for name in NAMES if name != "calibrate")
+#: Those that wait until all of the night is there.
+AT_THE_END = ("reference",)
 
 
 def get_pipeline(name: str) -> Pipeline:

@@ -24,6 +24,7 @@ _EPILOGS = {
     "superbias": "example: zsds superbias d100?.fits.gz --camera nickel --out cal/",
     "highv_flat": "example: zsds highv_flat d103?.fits.gz --camera nickel --bias cal/bias.fits --out cal/",
     "calibrate": "example: zsds calibrate IMAGE.fits --gaia G.parquet --ps1 P.parquet --bias B --flat F --out sci/",
+    "realtime": "example: zsds realtime *_sciimg.fits --refimg ref/ztf_000655_zr_c06_q1_refimg.fits --out diff/",
     "reference": "example: zsds reference *_sciimg.fits --set select.n_min=5 --out ref/ (masks lie beside them)",
 }
 
@@ -48,6 +49,8 @@ def add_command(commands: Any, name: str, text: str) -> None:
             "--ps1", "--photometry", type=Path, metavar="CAT",
             help="PS1: a store or a file; or a file with ra, dec, Xmag and Xerr for the bands X of the camera's filter",
         )  # fmt: skip
+    if name == "realtime":
+        parser.add_argument("--refimg", type=Path, metavar="FITS", help="reference image; its products lie beside it")
     driver.add_archive_options(parser)
     parser.set_defaults(run_command=lambda options: _dispatch(name, options))
 
@@ -59,7 +62,7 @@ def _dispatch(name: str, options: argparse.Namespace) -> int:
         raise UsageError("plain files need --out: the directory for the products")
     steps: dict[str, Callable] = {
         "ingest": _ingest, "superbias": _superbias, "highv_flat": _highv_flat, "calibrate": _calibrate,
-        "reference": _reference,
+        "reference": _reference, "realtime": _realtime,
     }  # fmt: skip
     archive = Archive(options.out, load_camera(options.camera))
     params = driver.settings_of(name, options)
@@ -150,3 +153,12 @@ def _reference(options: argparse.Namespace, archive: Archive, params: Any) -> in
         return reference.combine_images(target, [], work.stage.path, work, params)
 
     return _sealed(archive, "reference", step)
+
+
+def _realtime(options: argparse.Namespace, archive: Archive, params: Any) -> int:
+    from zsds_hpc.pipelines import realtime
+
+    if options.refimg is None:
+        raise UsageError("plain files need --refimg: the reference image")
+    steps = {path.name: partial(realtime.run_files, path, options.refimg, params=params) for path in options.files}
+    return max(_sealed(archive, name, step) for name, step in steps.items())

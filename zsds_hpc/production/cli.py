@@ -15,6 +15,7 @@ _PIPELINE_HELP = {
     "superbias": "combine bias frames",
     "highv_flat": "combine dome flats",
     "calibrate": "calibrate a science image: detrend, mask, WCS, PSF, catalogues, zero point",
+    "realtime": "search a calibrated image: difference, candidates, vetting, streaks",
     "reference": "co-add calibrated images of a field into a reference image",
 }
 _EXAMPLES = """examples:

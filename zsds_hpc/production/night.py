@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from zsds_hpc.core.errors import UsageError
 from zsds_hpc.core.states import EXIT_CLEAN, EXIT_RETRY, EXIT_UNITS_FAILED, EXIT_USAGE, MEANING, State
 from zsds_hpc.pipelines import ingest
 from zsds_hpc.pipelines.base import Archive, Request
-from zsds_hpc.pipelines.registry import NAMES, OF_A_NIGHT, get_pipeline
+from zsds_hpc.pipelines.registry import AT_THE_END, NAMES, OF_A_NIGHT, get_pipeline
 from zsds_hpc.production.bookkeeping import rebuild
 from zsds_hpc.settings.camera import load_camera
 from zsds_hpc.settings.site import SiteFacts, load_site
@@ -69,7 +70,7 @@ def _run(options: argparse.Namespace) -> int:
     try:
         if options.watch and not options.dry_run:
             return _watch(options, stop)
-        return _all_pipelines(options, stop)
+        return _all_pipelines(options, stop, options.pipelines)
     finally:
         stop.restore()
 
@@ -95,10 +96,10 @@ class _Stop:
             signal.signal(number, handler)
 
 
-def _all_pipelines(options: argparse.Namespace, stop: _Stop) -> int:
+def _all_pipelines(options: argparse.Namespace, stop: _Stop, names: Sequence[str]) -> int:
     site = load_site(options.site)
     worst = EXIT_CLEAN
-    for name in options.pipelines:
+    for name in names:
         code = _launch(name, options, site, stop)
         if stop.asked.is_set():
             return EXIT_RETRY
@@ -115,16 +116,19 @@ def _watch(options: argparse.Namespace, stop: _Stop) -> int:
     source = options.incoming / ingest.manifest_name(options.night)
     while not source.exists() and not stop.asked.wait(options.poll_s):
         pass
+    meanwhile, at_the_end = ([n for n in options.pipelines if (n in AT_THE_END) == last] for last in (False, True))
     code, seen, waiting = EXIT_RETRY, None, set[str]()
     while not stop.asked.is_set():
         now = _arrived(options.incoming)
         if now != seen or waiting & now.keys():
-            code, seen = _all_pipelines(options, stop), now
+            code, seen = _all_pipelines(options, stop, meanwhile), now
             options.trust_sizes = True  # hashing the whole night at every arrival would take longer than the night
             waiting = set() if code == EXIT_USAGE else _waiting(options)
             if not waiting and _arrived(options.incoming) == seen:
                 break
         stop.asked.wait(options.poll_s)
+    if not stop.asked.is_set() and code in (EXIT_CLEAN, EXIT_UNITS_FAILED, EXIT_RETRY):
+        code = max(code, _all_pipelines(options, stop, at_the_end))
     return code
 
 
