@@ -6,6 +6,7 @@ classifiers, and writes models, cards and a figure. One seed decides everything;
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,9 +39,12 @@ MOST_TREES = 260
 SCENES_PER_FILE = 25
 #: Training sees also what the candidate filter of the survey would count out by its shape.
 LOOSE = CandidateParams(max_chi=100.0, max_chipsf=1000.0, dipole_balance=0.0)
-#: Where candidates come from: simulated scenes; whole channels as they are, and with defects added.
-ORIGINS = ("scenes", "asis", "spoiled")
-WEIGHT_OF_ORIGIN = (1.0, 4.0, 2.0)
+#: Where candidates come from: simulated scenes; whole channels as they are and with defects added, before and after the
+#: filter by shape.
+ORIGINS = ("scenes", "asis-loose", "spoiled-loose", "asis-filtered", "spoiled-filtered")
+WEIGHT_OF_ORIGIN = (1.0, 3.0, 2.0, 0.0, 0.0)
+#: The network trains on this share of those with a greater S/N.
+BRIGHT_SNR, BRIGHT_SHARE = 15.0, 0.3
 TRAIN, CHOOSE, HOLD_OUT = range(3)
 #: Classifier -> name of its model file, after ``realbogus_``.
 NAMES = {"rb": "features", "drb": "cutouts"}
@@ -74,16 +78,15 @@ def make_channels(arguments: argparse.Namespace) -> None:
     """Files of labelled candidates of a simulated run: of its images as they are, and with defects added."""
     from tools.training.channels import Searches, run_examples
 
-    filtering = CandidateParams() if arguments.held_out else LOOSE
-    searches = Searches(arguments.reference, arguments.spoiled, filtering)
-    found: dict[bool, list[Examples]] = {True: [], False: []}
-    for as_it_is, part in run_examples(arguments.run, arguments.number, searches):
-        found[as_it_is].append(part)
-        print(part.image[:1], {True: "as it is", False: "spoiled"}[as_it_is], np.bincount(part.label + 1, minlength=3))
+    filters = {"loose": LOOSE, "filtered": CandidateParams()} if arguments.held_out else {"loose": LOOSE}
+    searches = Searches(arguments.reference, arguments.spoiled, filters)
+    found: dict[str, list[Examples]] = {}
+    for what, part in run_examples(arguments.run, arguments.number, searches):
+        found.setdefault(what, []).append(part)
+        print(part.image[:1], what, np.bincount(part.label + 1, minlength=3), flush=True)
     use = "heldout" if arguments.held_out else "training"
-    for as_it_is, name in ((True, "asis"), (False, "spoiled")):
-        if found[as_it_is]:
-            save(arguments.work / f"{use}_{arguments.number:03d}_{name}.npz", joined(found[as_it_is]))
+    for what, parts in found.items():
+        save(arguments.work / f"{use}_{arguments.number:03d}_{what}.npz", joined(parts))
 
 
 class Pool(NamedTuple):
@@ -119,11 +122,19 @@ def read_pool(work: Path) -> Pool:
         elif path.name.startswith("heldout"):
             use[:] = HOLD_OUT
         name = path.stem.split("_")[-1] if not path.name.startswith("scenes") else "scenes"
-        parts.append(part)
+        parts.append(part._replace(table=columns_of(part.table, FEATURES)))
         origins.append(np.full(len(use), ORIGINS.index(name), np.int8))
         uses.append(use)
     pool = Pool(joined(parts), np.concatenate(origins), np.concatenate(uses))
     return pool.of(pool.examples.label != UNCLEAR)
+
+
+def columns_of(table: NDArray, names: Sequence[str]) -> NDArray:
+    """Some columns of a table: files of earlier versions of it may lack or have others."""
+    out = np.zeros(len(table), [(name, "f4") for name in names])
+    for name in names:
+        out[name] = table[name]
+    return out
 
 
 def weights_of(pool: Pool) -> NDArray[np.float32]:
@@ -133,6 +144,13 @@ def weights_of(pool: Pool) -> NDArray[np.float32]:
     weight[real] /= weight[real].sum()
     weight[~real] /= weight[~real].sum()
     return (weight / weight.mean()).astype(np.float32)
+
+
+def thinned(pool: Pool, weight: NDArray[np.float32], seed: int) -> tuple[Pool, NDArray[np.float32]]:
+    """Fewer of the bright ones, which are easy, with the more weight: the network's training takes long."""
+    bright = pool.examples.table["scorr"] > BRIGHT_SNR
+    kept = ~bright | (np.random.default_rng([seed, 3]).random(len(bright)) < BRIGHT_SHARE)
+    return pool.of(kept), np.where(bright, weight / BRIGHT_SHARE, weight)[kept].astype(np.float32)
 
 
 def train_trees(train: Examples, choose: Examples, weight: NDArray, seed: int) -> lightgbm.Booster:
@@ -157,12 +175,19 @@ def scores_of(examples: Examples, booster: lightgbm.Booster, arrays: dict[str, N
 def populations(pool: Pool) -> dict[str, NDArray[np.bool_]]:
     """Sets of candidates of which a card tells the ROC; masked pixels within 7 px only where it says so."""
     examples = pool.examples
-    clear, channel = examples.table["maskfrac"] == 0, pool.origin != ORIGINS.index("scenes")
+    clear = examples.table["maskfrac"] == 0
     peak = (examples.kind == KINDS.index("noise")) & (examples.label == BOGUS)
+
+    def of(*names: str) -> NDArray[np.bool_]:
+        return np.isin(pool.origin, [ORIGINS.index(name) for name in names]) & clear
+
+    every, filtered = of("asis-loose", "spoiled-loose"), of("asis-filtered", "spoiled-filtered")
     sets = {
-        "channels": channel & clear, "channels, peaks of noise apart": channel & clear & ~peak,
-        "channels as they are": (pool.origin == ORIGINS.index("asis")) & clear,
-        "scenes": ~channel & clear, "scenes, masked pixels near": ~channel & ~clear,
+        "channels": every, "channels, peaks of noise apart": every & ~peak,
+        "channels, filtered by shape": filtered, "the same, peaks of noise apart": filtered & ~peak,
+        "channels as they are": of("asis-loose"), "the same, filtered by shape": of("asis-filtered"),
+        "scenes": of("scenes"),
+        "scenes, masked pixels near": (pool.origin == ORIGINS.index("scenes")) & (examples.table["maskfrac"] > 0),
     }  # fmt: skip
     return {name: rows for name, rows in sets.items() if len(set(examples.label[rows].tolist())) == 2}
 
@@ -190,28 +215,35 @@ def train_all(arguments: argparse.Namespace) -> None:
     train, weight = training.examples, weights_of(training)
     booster = train_trees(train, pool.of(pool.use == CHOOSE).examples, weight, arguments.seed)
     schedule = nettrain.Schedule(n_epochs=arguments.epochs)
-    lesson = nettrain.Lesson(train.seen, features_matrix(train.table, FEATURES), train.label == REAL, weight)
+    few, few_weight = thinned(training, weight, arguments.seed)
+    numbers, real = features_matrix(few.examples.table, FEATURES), few.examples.label == REAL
+    lesson = nettrain.Lesson(few.examples.seen, numbers, real, few_weight)
     arrays = nettrain.train(lesson, arguments.seed, schedule)
     common = {
-        "date": arguments.date, "seed": arguments.seed, "data": arguments.data,
+        "date": arguments.date, "seed": arguments.seed, "data": arguments.data, "features": list(FEATURES),
         "n_train": {"real": int((train.label == REAL).sum()), "bogus": int((train.label == BOGUS).sum())},
         "n_images": {"train": len(set(train.image.tolist())), "held_out": len(set(test.examples.image.tolist()))},
     }  # fmt: skip
-    texts = {"rb": (booster.model_to_string().encode("ascii"), "lightgbm"), "drb": (npz_bytes(arrays), "npz")}
+    files = {"rb": (booster.model_to_string().encode("ascii"), "lightgbm"), "drb": (npz_bytes(arrays), "npz")}
     scores = scores_of(test.examples, booster, arrays)
-    for name, (data, kind) in texts.items():
-        numbers = evaluate(test, scores[name])
-        threshold = next(row["threshold"] for row in next(iter(numbers.values()))["roc"] if row["false_kept"] == 0.01)
-        card = {**common, "features": list(FEATURES),
-                "name": f"realbogus_{NAMES[name]}", "version": f"{name}{arguments.version}", "kind": kind,
-                "held_out": numbers, "threshold": threshold,
-                "kept_by_kind": by_kind(test.examples, scores[name], threshold)}  # fmt: skip
+    for name, (data, kind) in files.items():
+        card = {**common, "name": f"realbogus_{NAMES[name]}", "version": f"{name}{arguments.version}", "kind": kind}
+        card |= report(test, scores[name])
         write_model(arguments.out, data, card)
         tell(card)
-        if arguments.figure and name == arguments.winner:
-            rows = next(iter(populations(test).values()))
-            shown = Judged(test.examples.of(rows), {k: s[rows] for k, s in scores.items()}, name, threshold)
-            draw(shown, arguments.figure)
+    if arguments.figure:
+        rows = next(iter(populations(test).values()))
+        own = {name: score[rows] for name, score in scores.items()}
+        threshold = report(test, scores[arguments.winner])["threshold"]
+        draw(Judged(test.examples.of(rows), own, arguments.winner, threshold), arguments.figure)
+
+
+def report(test: Pool, score: NDArray) -> dict[str, Any]:
+    """What a card tells of held-out images; the threshold keeps 1% of the false ones of the first population."""
+    held_out, rows = evaluate(test, score), next(iter(populations(test).values()))
+    threshold = next(row["threshold"] for row in next(iter(held_out.values()))["roc"] if row["false_kept"] == 0.01)
+    kinds = by_kind(test.examples.of(rows), score[rows], threshold)
+    return {"held_out": held_out, "threshold": threshold, "kept_by_kind": kinds}
 
 
 def tell(card: dict[str, Any]) -> None:

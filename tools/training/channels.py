@@ -49,12 +49,12 @@ class Searches(NamedTuple):
     """How the images of a run are searched.
 
     The first `n_reference` make the reference; each of the others is searched as it is and `n_spoiled` times with
-    defects added.
+    defects added, with each of the filters of candidates.
     """
 
     n_reference: int
     n_spoiled: int
-    candidates: CandidateParams
+    filters: dict[str, CandidateParams]
 
 
 def reference_of(epochs: list[products.Science]) -> Template:
@@ -148,19 +148,20 @@ def spoiled(rng: np.random.Generator, image: Science, psf: PsfModel) -> tuple[Sc
 
 def channel_examples(
     science: products.Science, epochs: list[products.Science], template: Template, number: int, searches: Searches
-) -> Iterator[tuple[bool, Examples]]:
-    """Candidates of an image as it is (True), and with sources and defects added (False)."""
+) -> Iterator[tuple[str, Examples]]:
+    """Candidates of an image as it is, and with sources and defects added; first what, such as ``asis-loose``."""
     image, real = read_science(science.path("sciimg.fits")), true_changes(science, epochs)
     nothing = np.zeros(0, defects.DEFECT_DTYPE)
-    yield True, _searched(image, template, Truth(real, nothing), number, searches.candidates)
+    yield from _searched("asis", image, template, Truth(real, nothing), number, searches.filters)
     for k in range(searches.n_spoiled):
         rng = np.random.default_rng([number, k, 5])
         more, added = injected(rng, image, science, real)
         bad, points = spoiled(rng, more, image.psf)
-        yield False, _searched(bad, template, Truth(np.concatenate([real, added]), points), number, searches.candidates)
+        truth = Truth(np.concatenate([real, added]), points)
+        yield from _searched("spoiled", bad, template, truth, number, searches.filters)
 
 
-def run_examples(place: Path, number: int, searches: Searches) -> Iterator[tuple[bool, Examples]]:
+def run_examples(place: Path, number: int, searches: Searches) -> Iterator[tuple[str, Examples]]:
     """Candidates of all images of a simulated run but the first, which make the reference.
 
     Images are numbered ``1000 number + k``.
@@ -173,6 +174,10 @@ def run_examples(place: Path, number: int, searches: Searches) -> Iterator[tuple
         image.forget_pixels()
 
 
-def _searched(image: Science, template: Template, truth: Truth, number: int, params: CandidateParams) -> Examples:
+def _searched(
+    what: str, image: Science, template: Template, truth: Truth, number: int, filters: dict[str, CandidateParams]
+) -> Iterator[tuple[str, Examples]]:
     difference = subtract(image, template, DifferenceParams())
-    return examples_of(find_candidates(difference, image.wcs, params), difference, truth, number)
+    for name, params in filters.items():
+        found = find_candidates(difference, image.wcs, params)
+        yield f"{what}-{name}", examples_of(found, difference, truth, number)

@@ -26,7 +26,7 @@ class Schedule:
     decay: float = 1e-4
     memory: float = 0.999
     dropout: float = 0.25
-    widths: tuple[int, int, int, int, int] = (16, 16, 32, 32, 48)
+    widths: tuple[int, int, int, int, int] = (12, 16, 32, 32, 48)
 
 
 def fresh_arrays(rng: np.random.Generator, widths: tuple[int, ...], n_numbers: int) -> dict[str, Image]:

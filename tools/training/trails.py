@@ -119,7 +119,9 @@ def _track_points(points):
     return [(p["x"], p["y"], 15.0) for p in tracks]
 
 
-def in_channels(place: Path, night: str, spoil: bool, seed: int) -> Iterator[tuple[str, float, Searched]]:
+def in_channels(
+    place: Path, night: str, spoil: bool, seed: int, n_trails: int = N_IN_CHANNEL
+) -> Iterator[tuple[str, float, Searched]]:
     """Images of a simulated run with trails, differenced by the suite; exposure and FWHM (px) with each.
 
     Parameters
@@ -130,6 +132,7 @@ def in_channels(place: Path, night: str, spoil: bool, seed: int) -> Iterator[tup
     spoil : bool
         Add defects that the mask does not tell (`tools.training.defects`).
     seed : int
+    n_trails : int
     """
     images = [i for i in products.Run(place).science() if i.night == night and i.is_processed]
     template = read_template(next((place / "archive").rglob("*_refimg.fits")))
@@ -140,14 +143,14 @@ def in_channels(place: Path, night: str, spoil: bool, seed: int) -> Iterator[tup
         if spoil:
             science, points = channels.spoiled(rng, science, science.psf)
             unclear += _track_points(points)
-        science, drawn = _with_trails(rng, science, truth)
+        science, drawn = _with_trails(rng, science, truth, n_trails)
         difference = subtract(science, template, DifferenceParams())
         trails = np.zeros(len(drawn), TRAIL_DTYPE)
         for row, (ends, flux, (y0, x0), own) in zip(trails, drawn):
             sigma = difference.sigma[y0 : y0 + own.shape[0], x0 : x0 + own.shape[1]]
             values = (*ends, flux, *_seen(own, sigma, flux))
             for name, value in zip(TRAIL_DTYPE.names or (), values):
-                row[name] = value
+                row[name] = float(value)
         trails = np.concatenate([trails, _natural(truth)])
         yield (
             truth.exposure,
@@ -157,7 +160,7 @@ def in_channels(place: Path, night: str, spoil: bool, seed: int) -> Iterator[tup
         truth.forget_pixels()
 
 
-def _with_trails(rng, science: Science, truth: products.Science):
+def _with_trails(rng, science: Science, truth: products.Science, n_trails: int):
     """The image with trails drawn by the simulator, and a list of (ends, flux, corner, picture of unit flux)."""
     n_y, n_x = science.pix.shape
     psf, light = limits.true_psf(truth), np.zeros_like(science.pix)
@@ -165,7 +168,7 @@ def _with_trails(rng, science: Science, truth: products.Science):
     sky_sigma = 1.4826 * float(np.median(np.abs(sample - np.median(sample))))
     taken = np.zeros((n_y // _APART_CELL_PIX + 3, n_x // _APART_CELL_PIX + 3), bool)
     drawn: list[tuple] = []
-    while len(drawn) < N_IN_CHANNEL:
+    while len(drawn) < n_trails:
         ends = _random_ends(rng, np.exp(rng.uniform(*np.log(CHANNEL_LENGTH_PIX))), (n_y, n_x))
         if ends.min() < 8 or max(ends[0::2]) > n_x - 9 or max(ends[1::2]) > n_y - 9:
             continue

@@ -22,7 +22,7 @@ class VettingParams(Params):
     """Which classifier decides, and where it draws the line."""
 
     classifier: Literal["rb", "drb"] = param("drb", "Score that decides: rb (features) or drb (cutouts and features).")
-    least_score: float = param(0.5, "Candidates below this score are taken for bogus.", ge=0.0, le=1.0)
+    least_score: float = param(0.42, "Candidates below this score are taken for bogus.", ge=0.0, le=1.0)
 
 
 class Scores(NamedTuple):
@@ -75,7 +75,7 @@ def build_models(
     BadInput
         The text is no model, or of another number of features than the card says; or the arrays are no network.
     """
-    import lightgbm  # half a second; only who scores pays it
+    import lightgbm  # only who scores needs it
 
     features, numbers = (tuple(map(str, card.get("features", ()))) for card in (trees_card, net_card))
     try:

@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 from scipy import signal
 
+from tools.train_realbogus import LOOSE
 from tools.training import nettrain, roc, scene
+from tools.training.examples import Truth, label_candidates
+from zsds_hpc.archive.models import load_model
+from zsds_hpc.subtraction.candidates import find_candidates
 from zsds_hpc.subtraction.cutnet import CROP_PIX, CutNet
+from zsds_hpc.subtraction.realbogus import VettingParams, accepted, build_models, score
 
 SMALL = nettrain.Schedule(n_epochs=3, batch=16, widths=(3, 3, 4, 4, 5), dropout=0.0, memory=0.9)
 
@@ -82,3 +87,21 @@ def test_psf_holds_its_flux_and_width():
     psf = scene.moffat_psf(2.4, 3.5, (0.05, -0.03), (200, 200))
     assert psf.images(np.array([100.3]), np.array([90.8]), scene.BRIGHT_STAMP_PIX).sum() == pytest.approx(1.0, abs=3e-3)
     assert psf.fwhm_pix == pytest.approx(np.hypot(2.4, 0.5), rel=0.06)  # the pixel widens it
+
+
+def test_models_of_the_suite_know_real_from_false_on_skies_they_never_saw():
+    """Guards against features that change their meaning after the training."""
+    trees, net = load_model("realbogus_features"), load_model("realbogus_cutouts")
+    model = build_models(trees.text, trees.card, net.arrays(), net.card)
+    lost, kept = [], []
+    for seed in (900_001, 900_002, 900_003):
+        made = scene.make_scene(seed)
+        found = find_candidates(made.difference, made.wcs, LOOSE)
+        label, _ = label_candidates(found.table, made.difference, Truth(made.real, made.defects))
+        scores = score(found.table, found.cutouts, model)
+        wrong = np.stack([scores.rb < 0.5, ~accepted(scores, VettingParams())])
+        lost.append(wrong[:, label == 1])
+        kept.append(~wrong[:, label == 0])
+    assert sum(part.shape[1] for part in lost) > 150 and sum(part.shape[1] for part in kept) > 250
+    assert (np.concatenate(lost, axis=1).mean(axis=1) < 0.04).all()
+    assert (np.concatenate(kept, axis=1).mean(axis=1) < 0.04).all()
