@@ -16,8 +16,8 @@ from typing import Any  # isort: skip
 from benchmarks import disc_data  # isort: skip
 from benchmarks.channel import peak_mib  # isort: skip
 
-#: Steps of ingest and calibrate count whole; ingest is charged a quarter because it takes a CCD of four channels.
-PIPELINES = ("ingest", "calibrate", "realtime", "alerts")
+#: `realtime` takes `calibrate` with it. Ingest is charged a quarter because it takes a CCD of four channels.
+PIPELINES = ("ingest", "realtime", "alerts")
 
 
 def fresh_archive(place: Path, run: Path) -> Path:
@@ -32,28 +32,34 @@ def fresh_archive(place: Path, run: Path) -> Path:
 
 
 def run_pipeline(name: str, place: Path, archive_root: Path, only: str) -> tuple[dict[str, float], float]:
-    """Plan and run one unit as the runner does; CPU seconds of its steps, and of the unit, sealing included."""
+    """Plan and run one unit as the runner does; CPU seconds of its steps, and of the unit, sealing included.
+
+    `realtime` takes `calibrate` with it, in memory; both have their steps, as ``pipeline.step``.
+    """
     from zsds_hpc.pipelines.base import Archive, Request
     from zsds_hpc.pipelines.registry import get_pipeline
-    from zsds_hpc.production import bookkeeping
-    from zsds_hpc.production.runner import Job, run_unit
+    from zsds_hpc.production import bookkeeping, driver, runner
     from zsds_hpc.settings.camera import load_camera
     from zsds_hpc.settings.load import CONFIG_DIR, load_params
 
     pipeline, archive = get_pipeline(name), Archive(archive_root, load_camera("ztf"))
     params = load_params(pipeline.params, CONFIG_DIR / "pipelines" / f"{name}.yml", {})
-    incoming = place / "sky" / "incoming" / disc_data.NIGHT
-    request = Request(disc_data.NIGHT, incoming, place / "refcats")
+    incoming = place / "sky" / "incoming" / disc_data.TIMED_NIGHT
+    request = Request(disc_data.TIMED_NIGHT, incoming, place / "refcats")
     engine = archive.engine()
-    unit = next(u for u in pipeline.plan(archive, engine, params, request) if only in u.unit_id)
-    job = Job(pipeline, archive, params, f"{name}_benchmark")
+    job = driver.make_job(pipeline, archive, params, f"{name}_benchmark")
+    unit = next(u for u in runner.planned(job, engine, request) if only in u.unit_id)
     start = time.process_time()
-    record = run_unit(job, unit, None)["record"]
-    seconds = time.process_time() - start
-    if record.state != "DONE":
-        sys.exit(f"{name}: {record.state}: {record.reason}")
-    bookkeeping.enter_records(engine, archive.camera, pipeline, [record])
-    return dict(record.steps), seconds
+    result = runner.run_unit(job, unit, None)
+    seconds, steps = time.process_time() - start, {}
+    for one in [result["first"], result] if "first" in result else [result]:
+        record = one["record"]
+        if record.state != "DONE":
+            sys.exit(f"{record.pipeline}: {record.state}: {record.reason}")
+        bookkeeping.enter_records(engine, archive.camera, get_pipeline(record.pipeline), [record])
+        steps |= {f"{record.pipeline}.{step}": value for step, value in record.steps.items()}
+    engine.dispose()
+    return steps, seconds
 
 
 def one_repeat(place: Path, run: Path, exposure: str) -> dict[str, float]:
@@ -63,16 +69,17 @@ def one_repeat(place: Path, run: Path, exposure: str) -> dict[str, float]:
         only = f"{exposure}_c{disc_data.CCDID:02d}_o" + ("" if name == "ingest" else f"_q{disc_data.QID}")
         own, seconds = run_pipeline(name, place, archive, only)
         share = 0.25 if name == "ingest" else 1.0
-        steps |= {f"{name}.{step}": share * value for step, value in own.items()}
+        steps |= {step: share * value for step, value in own.items()}
         steps[f"{name}.seal"] = share * max(seconds - sum(own.values()), 0.0)
+    shutil.rmtree(run)
     return steps
 
 
 def measure(place: Path, exposure: str, repeats: int) -> dict[str, Any]:
     """The measured part; call it in a process of its own."""
-    found = [one_repeat(place, place / "timed", exposure) for _ in range(repeats)]
+    # A place of its own for each: the alerts pipeline keeps its database open.
+    found = [one_repeat(place, place / f"timed{k}", exposure) for k in range(repeats)]
     best = min(found, key=lambda steps: sum(steps.values()))
-    shutil.rmtree(place / "timed", ignore_errors=True)
     return {
         "steps": {name: round(seconds, 4) for name, seconds in best.items()},
         "total_cpu_s_of_repeats": [round(sum(steps.values()), 3) for steps in found],
@@ -81,7 +88,9 @@ def measure(place: Path, exposure: str, repeats: int) -> dict[str, Any]:
 
 
 def pipeline_seconds(result: dict[str, Any]) -> dict[str, float]:
-    """CPU seconds of each pipeline of the best repeat."""
-    return {
-        name: sum(s for step, s in result["steps"].items() if step.startswith(f"{name}.")) for name in PIPELINES
-    }  # fmt: skip
+    """CPU seconds of each pipeline of the best repeat; sealing of calibrate counts as realtime's."""
+    out: dict[str, float] = {}
+    for step, seconds in result["steps"].items():
+        name = step.split(".")[0]
+        out[name] = out.get(name, 0.0) + seconds
+    return out

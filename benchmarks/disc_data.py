@@ -1,7 +1,8 @@
 """The data of the discovery benchmark: reference epochs, a night to search, everything through the real pipelines.
 
 One channel, one field. Twenty epochs of 1.7 to 2.4 px seeing on an earlier night make the reference; six exposures of
-0.8 to 1.6 times its seeing are searched. Probes (injected sources of constant flux) shine from the second night on.
+0.8 to 1.6 times its seeing are searched on a later one, on which probes (injected sources of constant flux) shine. A
+night between has one exposure without probes: its cost is measured, with as many candidates as the sky gives.
 """
 
 import json
@@ -13,13 +14,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 FIELD, FILTER, CCDID, RCID, QID = 655, "zr", 6, 20, 1
-REFERENCE_NIGHT, NIGHT = "20200901", "20200924"
+REFERENCE_NIGHT, TIMED_NIGHT, NIGHT = "20200901", "20200915", "20200924"
 REFERENCE_SEEING = (1.76, 1.77, 2.13, 1.70, 1.97, 1.70, 2.22, 2.04, 2.27, 1.90,
                     2.08, 1.94, 1.85, 2.03, 1.75, 1.93, 2.14, 2.01, 1.92, 2.44)  # fmt: skip
 #: 0.8 to 1.6 times the reference's mean.
 SEEING = (1.58, 1.77, 1.97, 2.36, 2.76, 3.15)
-#: The exposure whose cost is measured.
-TIMED = 2
+TIMED_SEEING = 1.97
+#: The exposure of the night that other programs are given.
+PEERS = 2
 #: Copy of the database when the reference is there and the night is not.
 SNAPSHOT = "reference.sqlite"
 #: Says that sky and reference are made; without it both are made again.
@@ -60,6 +62,8 @@ def plan_text(stars: int, seed: int, variable_fraction: float) -> str:
     line = "      - {{field: {}, filter: {}, n: 1, start: '{}', seeing_pix: {}, cloud_mag: 0.0, n_tracks: 0}}\n"
     for k, seeing in enumerate(REFERENCE_SEEING):
         text += line.format(FIELD, FILTER, f"{9 + 5 * k // 60:02d}:{5 * k % 60:02d}:00", seeing)
+    text += f"  - night: '{TIMED_NIGHT}'\n    science:\n"
+    text += line.format(FIELD, FILTER, "09:14:00", TIMED_SEEING)
     text += f"  - night: '{NIGHT}'\n    science:\n"
     for k, seeing in enumerate(SEEING):
         text += line.format(FIELD, FILTER, f"09:{7 * k:02d}:00", seeing)
@@ -143,6 +147,8 @@ def prepare(place: Path, stars: int, seed: int, variable_fraction: float = 0.02)
         shutil.rmtree(place / "archive", ignore_errors=True)
         prepare_sky(place, stars, seed, variable_fraction)
         prepare_reference(place)
-    say("the night")
-    for pipeline in ("ingest", "calibrate", "realtime", "alerts"):
-        drive(pipeline, place, NIGHT, *(() if pipeline == "ingest" else ("q1",)))
+    for night in (TIMED_NIGHT, NIGHT):
+        say(f"night {night}")
+        for pipeline in ("ingest", "realtime", "alerts"):
+            drive(pipeline, place, night, *(() if pipeline == "ingest" else (f"_q{QID}",)))
+        drop_raw(place, night)

@@ -25,9 +25,9 @@ COST = {True: (2.0, 4.8), False: (3.5, None)}
 PEAK_MIB = 1536.0
 
 
-def searched(place: Path) -> list[Science]:
-    """Exposures of the night, in order."""
-    found = [s for s in Run(place).science() if s.night == disc_data.NIGHT and s.rcid == disc_data.RCID]
+def searched(place: Path, night: str = disc_data.NIGHT) -> list[Science]:
+    """Exposures of a night, in order."""
+    found = [s for s in Run(place).science() if s.night == night and s.rcid == disc_data.RCID]
     return sorted(found, key=lambda s: s.exposure)
 
 
@@ -44,7 +44,7 @@ def accuracy(place: Path) -> disccheck.Discoveries:
 
 def measured_apart(place: Path, repeats: int) -> dict[str, Any]:
     """`disc_cost.measure` in a fresh process, on one core."""
-    exposure = searched(place)[disc_data.TIMED].exposure
+    exposure = searched(place, disc_data.TIMED_NIGHT)[0].exposure
     say(f"raw file to packets of {exposure}, {repeats} times")
     words = ["-m", "benchmarks.discovery", "--measure", str(place), exposure, "--repeats", str(repeats)]
     pinned = ["taskset", "-c", "0"] if shutil.which("taskset") else []
@@ -79,8 +79,8 @@ def peers(place: Path) -> dict[str, Any]:
     """Other programs on the same images."""
     from benchmarks import peers_diff
 
-    exposures = searched(place)
-    return peers_diff.compare(place, exposures[disc_data.TIMED], discproducts.epochs_of(exposures[disc_data.TIMED]))
+    science = searched(place)[disc_data.PEERS]
+    return peers_diff.compare(place, science, discproducts.epochs_of(science))
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:

@@ -174,7 +174,8 @@ def judged(science: Science, epochs: list[Science], difference: NDArray, given: 
     pix = difference - background(np.where(given["bad"], np.nan, difference))
     pix[given["bad"]] = 0.0
     check = discmeasure.check(science, epochs, DiffProducts(pix, sigma, filtered_peaks(science, pix, sigma)))
-    return {m.name: m.value for m in disccard.metrics([check]) if m.value is not None}
+    lines = [*disccard.completeness([check]), *disccard.residuals([check]), *disccard.false_lines([check])]
+    return {m.name: m.value for m in lines if m.value is not None}
 
 
 def noise_model(science: Science, difference: NDArray, given: dict[str, Any]) -> NDArray:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from tools.scorecard.discmeasure import Candidates, DiffProducts
 from tools.scorecard.products import Science, read_image
 from zsds_hpc.archive import paths
+from zsds_hpc.archive.provenance import read_record
 from zsds_hpc.core import ids
 
 DIFFERENCE, UNCERTAINTY, MASK = "scimrefdiffimg.fits.fz", "scimrefdiffunc.fits.fz", "diffmsk.fits.fz"
@@ -30,7 +31,6 @@ def read_candidates(path: Path) -> tuple[Candidates, NDArray, fits.Header]:
     names = rows.dtype.names or ()
     scores = next((rows[name].astype(float) for name in ("drb", "rb") if name in names), np.full(len(rows), np.nan))
     x, y, flux, sigma = (rows[name].astype(float) for name in ("xpos", "ypos", "flux", "sigflux"))
-    flux = np.where(rows["isdiffpos"], np.abs(flux), -np.abs(flux))
     return Candidates(x - 1.0, y - 1.0, flux, sigma, scores), rows, header
 
 
@@ -51,8 +51,8 @@ def read_products(science: Science) -> DiffProducts:
 
 
 def epochs_of(science: Science) -> list[Science]:
-    """Exposures of the same field, filter and channel on earlier nights: what a reference can have been made from."""
-    run, own = science.run, (science.name.field, science.filtercode)
+    """Exposures that its reference was made from, by the records; all of earlier nights if these are silent."""
+    run, own, used = science.run, (science.name.field, science.filtercode), _reference_inputs(science)
     found = []
     for night, truth in run.truths.items():
         if night >= science.night:
@@ -62,7 +62,19 @@ def epochs_of(science: Science) -> list[Science]:
                 epoch = Science(run, truth, night, name, science.rcid)
                 if (epoch.name.field, epoch.filtercode) == own:
                     found.append(epoch)
-    return found
+    return [e for e in found if not used or str(e.path("sciimg.fits").relative_to(run.archive)) in used]
+
+
+def _reference_inputs(science: Science) -> set[str]:
+    """Files that the reference of a channel was made from."""
+    _, qid = ids.ccdid_qid_of(science.rcid)
+    searched = read_record(
+        science.run.archive / paths.record("realtime", science.night, science.name.channel_stem(qid))
+    )
+    if searched is None:
+        return set()
+    made = (r for r in science.run.records("reference") if set(r.outputs) & set(searched.inputs))
+    return {path for record in made for path in record.inputs}
 
 
 def packet_files(science: Science) -> list[Path]:

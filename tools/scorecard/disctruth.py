@@ -45,7 +45,8 @@ def changes(science: Science, epochs: Sequence[Science]) -> NDArray:
     -------
     ndarray of CHANGE
     """
-    found = np.concatenate([_changed_stars(science, epochs), _transients(science, epochs), _movers(science)])
+    parts = [_changed_stars(science, epochs), _transients(science, epochs), _movers(science), _gone(science, epochs)]
+    found = np.concatenate(parts)
     n_y, n_x = limits.image_shape(science)
     inside = (found["x"] > -20) & (found["y"] > -20) & (found["x"] < n_x + 19) & (found["y"] < n_y + 19)
     found = found[inside]
@@ -102,6 +103,36 @@ def _transients(science: Science, epochs: Sequence[Science]) -> NDArray:
     table = science.table("transients")
     kind = np.array([_OF_TRANSIENT.get(int(k), TRANSIENT) for k in table["kind"]], dtype=np.int16)
     return _fill(table, kind, _less_reference("transients", table, epochs))
+
+
+def _gone(science: Science, epochs: Sequence[Science]) -> NDArray:
+    """Transients that the epochs have and this exposure has not, at the place where they would be."""
+    here = science.table("transients")["id"]
+    tables = [t[~np.isin(t["id"], here)] for e in epochs if (t := e.table("transients")).size]
+    every = np.concatenate(tables) if tables else science.table("transients")[:0]
+    _, first = np.unique(every["id"], return_index=True)
+    if not first.size:
+        return np.zeros(0, CHANGE)
+    gone = every[first]
+    gone["x"], gone["y"] = sky_to_pixel(science, gone["ra"], gone["dec"])
+    light = _mean_light("transients", gone["id"], epochs)
+    out = _fill(gone, TRANSIENT, -light * 10.0 ** (0.4 * float(science.facts["zero_point_channel"])))
+    out["mag"] = -2.5 * np.log10(light)
+    return out
+
+
+def sky_to_pixel(science: Science, ra: Array, dec: Array) -> tuple[Array, Array]:
+    """0-based pixels of places on the sky, by a cubic through the truth's own grid (0.01 px)."""
+    grid = science.table("wcs")
+    ra0, dec0 = grid["ra"][grid.size // 2], grid["dec"][grid.size // 2]
+
+    def terms(ra: Array, dec: Array) -> Array:
+        u, v = (ra - ra0 + 180.0) % 360.0 - 180.0, dec - dec0
+        return np.stack([u**i * v**j for j in range(4) for i in range(4 - j)], axis=-1)
+
+    fit, *_ = np.linalg.lstsq(terms(grid["ra"], grid["dec"]), np.stack([grid["x"], grid["y"]], axis=1), rcond=None)
+    x, y = (terms(ra, dec) @ fit).T
+    return x, y
 
 
 def _movers(science: Science) -> NDArray:

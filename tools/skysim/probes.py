@@ -1,7 +1,8 @@
 """Injected point sources of constant flux that shine from a given night on: the yardstick of discovery.
 
 A declared number per channel, half of them in galaxies near their cores, a third on blank sky, the rest on stars. Half
-of the magnitudes are uniform, half in the faintest part of the range, where it is decided what is found. They are transients like others in the truth, told apart by their kind.
+of the magnitudes are uniform, half in the faintest part of the range, where it is decided what is found. They are
+transients like others in the truth, told apart by their kind.
 """
 
 import numpy as np

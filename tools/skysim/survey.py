@@ -209,7 +209,8 @@ def _night_exposures(raw: dict[str, Any], night: dict[str, Any], camera: Camera)
     for block in night.get("science", []):
         start, entry = _start_mjd(date, block["start"]), raw["fields"][block["field"]]
         for k in range(block["n"]):
-            found.append(_science(base(start + k * CADENCE_S / 86400.0), entry, camera, block, raw["seed"]))
+            when = start + k * block.get("every_s", CADENCE_S) / 86400.0
+            found.append(_science(base(when), entry, camera, block, raw["seed"]))
     return found
 
 

@@ -168,6 +168,20 @@ def test_variable_star_is_a_change_against_the_mean_of_the_epochs():
     assert changed["flux"] == pytest.approx([expected]) and changed["kind"][0] == disctruth.VARIABLE
 
 
+def test_transient_that_has_faded_is_a_negative_change():
+    dec0, scale = 33.0, 1.0 / 3600.0
+    x, y = (a.ravel() for a in np.meshgrid(np.linspace(0, SIDE, 9), np.linspace(0, SIDE, 9)))
+    grid = np.zeros(x.size, [(k, "f8") for k in ("x", "y", "ra", "dec")])
+    grid["x"], grid["y"], grid["dec"] = x, y, dec0 + y * scale
+    grid["ra"] = 55.0 - x * scale / np.cos(np.radians(grid["dec"]))
+    places = {"ra": 55.0 - 200.3 * scale / np.cos(np.radians(dec0 + 150.7 * scale)), "dec": dec0 + 150.7 * scale}
+    bright = rows(TRANSIENT_TRUTH, [9.0], [9.0], 18.0, **places)
+    old = [FakeScience(str(k), 2.0, transients=t, wcs=grid) for k, t in enumerate((bright, bright[:0]))]
+    changed = disctruth.changes(FakeScience("new", 2.0, wcs=grid), old)
+    assert changed["flux"] == pytest.approx([-0.5 * 10 ** (-0.4 * (18.0 - ZERO))])
+    assert changed["x"] == pytest.approx([200.3], abs=0.02) and changed["y"] == pytest.approx([150.7], abs=0.02)
+
+
 def test_nothing_is_a_defined_outcome(field):
     science, epochs = field
     none = Candidates(*(np.zeros(0) for _ in range(5)))
