@@ -3,16 +3,17 @@
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage, optimize
+from scipy import optimize
 
 from zsds_hpc.core import maskbits
 from zsds_hpc.core.params import Params, param
 from zsds_hpc.numerics.robust import median_mad
+from zsds_hpc.photometry.linefit import fit_linear
 from zsds_hpc.psf.model import monomials
 from zsds_hpc.subtraction.psfmatch import to_correlate
 
-#: Stars about as bright that a star is compared with.
-_PEERS = 31
+#: Scatter of log10 chi^2 per pixel of a window that there is at least.
+_EXCESS_ERROR = 0.03
 
 
 class PolishParams(Params):
@@ -207,11 +208,11 @@ def _excess(equations, kernels):
 
 
 def _usual(excess, flux):
-    """Running median over stars of about the same flux: what the kernel cannot follow, all bright ones show."""
-    order = np.argsort(flux, kind="stable")
-    out = np.empty_like(excess)
-    out[order] = ndimage.median_filter(excess[order], _PEERS, mode="reflect")
-    return out
+    """What stars of a flux have on average, robustly: where the kernel cannot follow, all the bright ones fit worse."""
+    brightness = np.log10(flux / np.median(flux))
+    design = monomials(brightness, np.zeros_like(brightness), 2)[:, :3]  # 1, b, b^2
+    fit = fit_linear(design, excess, np.full(len(excess), _EXCESS_ERROR))
+    return design @ fit.coefficients
 
 
 def correction_of_blocks(coefficients: np.ndarray, shape: tuple[int, int], at: tuple) -> np.ndarray:
