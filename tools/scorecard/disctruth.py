@@ -74,22 +74,27 @@ def _fill(table: NDArray, kind: int | NDArray, flux: Array) -> NDArray:
     return out
 
 
-def _mean_light(name: str, ids: NDArray, epochs: Sequence[Science]) -> Array:
-    """Mean over the epochs of 10^(-0.4 mag) of the objects with these ids; objects that are not there count as 0."""
-    total, order = np.zeros(ids.size), np.argsort(ids)
+def _mean_light(name: str, objects: NDArray, epochs: Sequence[Science]) -> Array:
+    """Mean of 10^(-0.4 mag) of objects over the epochs whose image they are in; those that are not lit count as 0."""
+    ids, total, n_in = objects["id"], np.zeros(objects.size), np.zeros(objects.size)
+    order = np.argsort(ids)
     for epoch in epochs:
-        table = epoch.table(name)
+        table, (n_y, n_x) = epoch.table(name), limits.image_shape(epoch)
         at = np.minimum(np.searchsorted(ids[order], table["id"]), ids.size - 1)
         own = ids[order][at] == table["id"]
-        np.add.at(total, order[at[own]], 10.0 ** (-0.4 * table["mag"][own]))
-    return total / max(len(epochs), 1)
+        light = np.zeros(objects.size)
+        light[order[at[own]]] = 10.0 ** (-0.4 * table["mag"][own])
+        x, y = sky_to_pixel(epoch, objects["ra"], objects["dec"])
+        total += light
+        n_in += (light > 0.0) | ((x > -0.5) & (y > -0.5) & (x < n_x - 0.5) & (y < n_y - 0.5))
+    return total / np.maximum(n_in, 1.0)
 
 
 def _less_reference(name: str, table: NDArray, epochs: Sequence[Science]) -> Array:
     """Flux of each object (DN) minus what the reference epochs have of it on the same scale."""
     if not table.size:
         return np.zeros(0)
-    before = _mean_light(name, table["id"], epochs)
+    before = _mean_light(name, table, epochs)
     return _response_flux(table) * (1.0 - before / 10.0 ** (-0.4 * table["mag"]))
 
 
@@ -115,7 +120,7 @@ def _gone(science: Science, epochs: Sequence[Science]) -> NDArray:
         return np.zeros(0, CHANGE)
     gone = every[first]
     gone["x"], gone["y"] = sky_to_pixel(science, gone["ra"], gone["dec"])
-    light = _mean_light("transients", gone["id"], epochs)
+    light = _mean_light("transients", gone, epochs)
     out = _fill(gone, TRANSIENT, -light * 10.0 ** (0.4 * float(science.facts["zero_point_channel"])))
     out["mag"] = -2.5 * np.log10(light)
     return out

@@ -12,6 +12,18 @@ SIDE, ZERO, GAIN, READ_NOISE_E, SKY = 600, 26.3, 6.2, 10.0, 200.0
 N_EPOCHS = 16
 
 
+def to_sky(x, y):
+    dec = 33.0 + np.asarray(y) / 3600.0
+    return 55.0 - np.asarray(x) / 3600.0 / np.cos(np.radians(dec)), dec
+
+
+def sky_grid():
+    x, y = (a.ravel() for a in np.meshgrid(np.linspace(-9, SIDE + 9, 9), np.linspace(-9, SIDE + 9, 9)))
+    grid = np.zeros(x.size, [(k, "f8") for k in ("x", "y", "ra", "dec")])
+    grid["x"], grid["y"], (grid["ra"], grid["dec"]) = x, y, to_sky(x, y)
+    return grid
+
+
 class FakeScience:
     """What the measure asks of an exposure, from tables of its own."""
 
@@ -24,7 +36,7 @@ class FakeScience:
         self.tables = {key: np.zeros(0, dtype) for key, dtype in empty.items()}
         self.tables["cosmic_rays"] = np.zeros(0, [("index", "i4"), ("electrons", "f4"), ("clump", "i4")])
         self.tables["tracks"] = np.zeros(0, [(k, "f8") for k in ("x0", "y0", "x1", "y1", "width_pix", "kind")])
-        self.tables |= tables
+        self.tables |= {"wcs": sky_grid()} | tables
         self.header = {"NAXIS1": SIDE, "NAXIS2": SIDE}
         self.facts = {
             "core_fwhm_pix": seeing, "sky_dn": SKY, "zero_point_channel": ZERO, "full_well_dn": 60000.0,
@@ -38,6 +50,7 @@ class FakeScience:
 def rows(dtype, x, y, mag, **columns):
     table = np.zeros(np.size(x), dtype)
     table["x"], table["y"], table["mag"] = x, y, mag
+    table["ra"], table["dec"] = to_sky(table["x"], table["y"])
     table["flux_dn"] = 10 ** (-0.4 * (table["mag"] - ZERO))
     table["smooth_response"] = 1.0
     table["id"] = 1000 + np.arange(table.size)
@@ -169,17 +182,20 @@ def test_variable_star_is_a_change_against_the_mean_of_the_epochs():
 
 
 def test_transient_that_has_faded_is_a_negative_change():
-    dec0, scale = 33.0, 1.0 / 3600.0
-    x, y = (a.ravel() for a in np.meshgrid(np.linspace(0, SIDE, 9), np.linspace(0, SIDE, 9)))
-    grid = np.zeros(x.size, [(k, "f8") for k in ("x", "y", "ra", "dec")])
-    grid["x"], grid["y"], grid["dec"] = x, y, dec0 + y * scale
-    grid["ra"] = 55.0 - x * scale / np.cos(np.radians(grid["dec"]))
-    places = {"ra": 55.0 - 200.3 * scale / np.cos(np.radians(dec0 + 150.7 * scale)), "dec": dec0 + 150.7 * scale}
-    bright = rows(TRANSIENT_TRUTH, [9.0], [9.0], 18.0, **places)
-    old = [FakeScience(str(k), 2.0, transients=t, wcs=grid) for k, t in enumerate((bright, bright[:0]))]
-    changed = disctruth.changes(FakeScience("new", 2.0, wcs=grid), old)
+    bright = rows(TRANSIENT_TRUTH, [200.3], [150.7], 18.0)
+    old = [FakeScience(str(k), 2.0, transients=t) for k, t in enumerate((bright, bright[:0]))]
+    changed = disctruth.changes(FakeScience("new", 2.0), old)
     assert changed["flux"] == pytest.approx([-0.5 * 10 ** (-0.4 * (18.0 - ZERO))])
     assert changed["x"] == pytest.approx([200.3], abs=0.02) and changed["y"] == pytest.approx([150.7], abs=0.02)
+
+
+def test_epoch_whose_image_ends_before_an_object_does_not_count():
+    same = rows(TRANSIENT_TRUTH, [SIDE - 5.0], [300.0], 18.0, kind=variables.SN_II)
+    beside = sky_grid()
+    beside["x"] += 10.0
+    old = [FakeScience("in", 2.0, transients=same), FakeScience("out", 2.0, transients=same[:0], wcs=beside)]
+    changed = disctruth.changes(FakeScience("new", 2.0, transients=same), old)
+    assert changed["flux"] == pytest.approx([0.0], abs=1e-9)
 
 
 def test_nothing_is_a_defined_outcome(field):

@@ -6,18 +6,11 @@ import fastavro
 import numpy as np
 import pytest
 
-from tests.unit.tools.test_discmeasure import SIDE, FakeScience, rows
+from tests.unit.tools.test_discmeasure import SIDE, FakeScience, rows, to_sky
 from tools.scorecard import avro, disccard, discfigure, discmeasure, disctrace, disctruth
 from tools.scorecard.discmeasure import Candidates, DiffProducts
 from tools.skysim import variables
 from tools.skysim.scene import STAR_TRUTH, TRANSIENT_TRUTH
-
-RA0, DEC0, SCALE = 55.0, 33.0, 1.0 / 3600.0
-
-
-def sky(x, y):
-    dec = DEC0 + np.asarray(y) * SCALE
-    return RA0 - np.asarray(x) * SCALE / np.cos(np.radians(dec)), dec
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +20,7 @@ def case():
     x = np.array([100.2, 200.4, 3.0, 300.1, 400.3, 500.0, 250.6, 100.0, 503.5])
     y = np.array([100.7, 120.1, 300.0, 300.2, 300.9, 500.1, 450.2, 400.0, 502.0])
     mag = np.array([17.0] * 7 + [21.8, 15.5])
-    ra, dec = sky(x, y)
-    probes = rows(TRANSIENT_TRUTH, x, y, mag, ra=ra, dec=dec, kind=variables.ON_SKY)
+    probes = rows(TRANSIENT_TRUTH, x, y, mag, kind=variables.ON_SKY)
     stars = rows(STAR_TRUTH, [408.0], [309.0], 9.0)
     science = FakeScience("new", 2.0, stars=stars, transients=probes)
     changed = disctruth.changes(science, [FakeScience("old", 2.0, stars=stars)])
@@ -39,7 +31,7 @@ def case():
 
 
 def packet(x, y, candid=1, **changes):
-    ra, dec = (float(v) for v in sky(x, y))
+    ra, dec = (float(v) for v in to_sky(x, y))
     candidate = {"candid": candid, "ra": ra, "dec": dec, "magpsf": 18.0, "sigmapsf": 0.1, "jd": 2459116.9}
     cutouts = {name: {"fileName": "x.fits.gz", "stampData": b"1"} for name in disctrace.CUTOUTS}
     return {"candid": candid, "candidate": candidate, **cutouts, **changes}
