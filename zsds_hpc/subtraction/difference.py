@@ -145,7 +145,9 @@ def _pair(found: Registration, kernels: Kernels, params: DifferenceParams) -> _P
     mask[~np.isfinite(reference)] |= maskbits.NAN
     np.nan_to_num(reference, copy=False)
     sigma *= np.float32(found.gain_at(*_middle(shape)))
-    return _Pair(science.pix.copy(), reference, _joint_mask(science.mask, mask, params.grow_pix), sigma)
+    joint = _joint_mask(science.mask, mask, params.grow_pix)
+    joint[~np.isfinite(science.pix)] |= maskbits.NAN
+    return _Pair(science.pix.copy(), reference, joint, sigma)
 
 
 def _joint_mask(science: np.ndarray, reference: np.ndarray, grow_pix: int) -> np.ndarray:
