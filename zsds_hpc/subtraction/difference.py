@@ -94,6 +94,7 @@ def subtract(science: Science, template: Template, params: DifferenceParams) -> 
     pair, misfit = _polished(pair, sources, science, corrects, params)
     metrics |= {f"misfit_{name}": value for name, value in misfit._asdict().items()}
     pix, sky = _difference(pair, params.background)
+    np.subtract(pair.science, sky.level, out=pair.science)
     psf = science.psf
     if whitens:
         pix, psf = _whitened(pix, pair, sky, kernels, psf)
@@ -102,7 +103,6 @@ def subtract(science: Science, template: Template, params: DifferenceParams) -> 
     scale = _unit_width_inplace(pix, sigma)
     _check("noise over the expected one", scale, 0.0, params.max_noise_scale)
     metrics |= {"noise_scale": scale, "background_dn": sky.global_level, "noise_dn": sky.global_rms}
-    np.subtract(pair.science, sky.level, out=pair.science)
     return Difference(
         pix, sigma, pair.mask, psf, pair.science, pair.reference, sources, science.gain_e, science.magzp, scale, metrics
     )
