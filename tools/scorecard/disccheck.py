@@ -59,7 +59,10 @@ def _examples(science: Science, traces: NDArray, wanted: list[tuple[int, int, in
         if own.size:
             pick = own[own.size // 2]
             title = f"{disctruth.KINDS[kind]}\nmag {pick['mag']:.1f}, S/N {pick['snr']:.0f}"
-            out.append(discfigure.Example(title, [c[pick["row"]] for c in cutouts]))
+            # The difference of what has faded is stored turned.
+            signs = 1.0, 1.0, float(np.sign(pick["snr"]))
+            shown = [sign * c[pick["row"]] for sign, c in zip(signs, cutouts, strict=True)]
+            out.append(discfigure.Example(title, shown, SHOWN.index(want)))
             wanted.remove(want)
     return out
 
@@ -76,7 +79,7 @@ def as_text(found: Discoveries) -> str:
 
 def draw_examples(found: Discoveries, path: Path) -> None:
     """Science, reference and difference side by side."""
-    discfigure.side_by_side(found.examples, path)
+    discfigure.side_by_side(sorted(found.examples, key=lambda e: e.order), path)
 
 
 def draw_quality(found: Discoveries, path: Path) -> None:

@@ -17,10 +17,11 @@ ROWS = ("science", "reference", "difference")
 
 
 class Example(NamedTuple):
-    """A candidate to show: what it is, and its three cutouts (NaN outside the image)."""
+    """A candidate to show: what it is, its three cutouts (NaN outside the image), and its place in the row."""
 
     title: str
     cutouts: Sequence[NDArray]
+    order: int = 0
 
 
 def side_by_side(examples: Sequence[Example], path: Path) -> None:
@@ -77,6 +78,7 @@ def _completeness(axes: Axes, checks: Sequence[DiscCheck]) -> None:
         xscale="log", xlabel="true S/N (photon noise)", ylabel="share found", ylim=(0.0, 1.05), title="completeness"
     )
     axes.set_xticks([2, 3, 5, 10, 20, 40], labels=["2", "3", "5", "10", "20", "40"])
+    axes.set_xticks([], minor=True)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(loc="lower right")
 
