@@ -26,3 +26,11 @@ def finished_night(tmp_path_factory, small_night):
     from tests.helpers import night
 
     return night.finished_night(night.shared_directory(tmp_path_factory), small_night)
+
+
+@pytest.fixture(scope="session")
+def diff_night(tmp_path_factory):
+    """A reference and a night that was searched (`helpers.diffnight.DiffNight`), made once for all workers."""
+    from tests.helpers import diffnight, night
+
+    return diffnight.diff_night(night.shared_directory(tmp_path_factory))

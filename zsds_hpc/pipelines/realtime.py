@@ -98,6 +98,9 @@ def run_files(sciimg: Path, refimg: Path, work: Work, params: RealtimeParams) ->
     with work.timers("read"):
         science, cards = scifiles.read_science(sciimg)
         template = refimages.read_template(refimg)
+    code = template.facts.get("filtercode", "")
+    if None not in (cards.get("DBFID"), ids.FILTER_IDS.get(code)) and cards["DBFID"] != ids.FILTER_IDS[code]:
+        raise BadInput(f"{sciimg.name}: filter {cards.get('FILTER')}, the reference is of {code}")
     stem = sciimg.name.removesuffix(scifiles.IMAGE)
     return search(science, cards, template, work, params, lambda suffix: f"{stem}{suffix}")
 
