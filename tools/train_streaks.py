@@ -27,11 +27,11 @@ from zsds_hpc.subtraction.streaks import find_streaks
 
 NAME = "streaks"
 TREES = {
-    "objective": "binary", "learning_rate": 0.07, "num_leaves": 12, "min_data_in_leaf": 25, "feature_fraction": 0.7,
+    "objective": "binary", "learning_rate": 0.1, "num_leaves": 8, "min_data_in_leaf": 25, "feature_fraction": 0.7,
     "bagging_fraction": 0.8, "bagging_freq": 1, "lambda_l2": 1.0, "deterministic": True, "force_row_wise": True,
     "num_threads": 1, "verbosity": -1,
 }  # fmt: skip
-MOST_TREES = 200
+MOST_TREES = 160
 #: Of every ten images, one chooses the number of trees, two are held out; the others train.
 CHOOSE, HELD_OUT = (0,), (1, 2)
 CHANNEL_NUMBER = 1_000_000
@@ -159,7 +159,7 @@ def main() -> None:
     for command in (scenes, channel, last):
         command.add_argument("--work", type=Path, default=Path("runs/training/streaks"))
     scenes.add_argument("--first", type=int, default=100_000)
-    scenes.add_argument("--scenes", type=int, default=600)
+    scenes.add_argument("--scenes", type=int, default=250)
     channel.add_argument("run", type=Path, help="run directory with a reference in its archive")
     channel.add_argument("--night", required=True, help="YYYYMMDD, the night that is searched")
     channel.add_argument("--number", type=int, required=True, help="of the run, from 1")

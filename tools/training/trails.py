@@ -26,6 +26,7 @@ FALSE, REAL, UNCLEAR = 0, 1, -1
 TRAIL_DTYPE = np.dtype([(name, "f8") for name in ("x1", "y1", "x2", "y2", "flux", "snr", "seen")])
 N_IN_SCENE, N_IN_CHANNEL = 7, 60
 SCENE_SNR, SCENE_LENGTH_PIX, SATELLITE_SHARE = (7.0, 100.0), (4.5, 320.0), 0.06
+N_PAIRS, PAIR_SNR = 4, (6.0, 40.0)
 CHANNEL_SNR, CHANNEL_LENGTH_PIX = (8.0, 60.0), (5.0, 300.0)
 #: Fair to ask for: that much of it is usable.
 LEAST_SEEN = 0.7
@@ -99,12 +100,27 @@ def in_scene(seed: int, scene: Scene) -> Searched:
         flux = np.exp(rng.uniform(*np.log(SCENE_SNR))) * sky_sigma / float(np.sqrt((own.astype(float) ** 2).sum()))
         trails.append((*ends, flux, *_seen(own, d.sigma, flux)))
         light += np.float32(flux) * own
+    light += _pairs(rng, scene, taken, sky_sigma)
     noisy = rng.poisson(np.maximum(light, 0) * GAIN_E).astype(np.float32) / np.float32(GAIN_E)
     pix = np.where(np.isfinite(d.sigma), d.pix + noisy, np.float32(0))
     difference = replace(d, pix=pix, science=d.science + noisy)
     movers = scene.real[scene.real["kind"] == MOVER]
     unclear = [*_track_points(scene.defects), *((m["x"], m["y"], 6.0) for m in movers)]
     return Searched(difference, scene.wcs, np.array(trails, TRAIL_DTYPE), np.array(unclear).reshape(-1, 3))
+
+
+def _pairs(rng, scene, taken, sky_sigma):
+    """New stars side by side, which are no trails."""
+    light = np.zeros_like(scene.difference.pix)
+    for _ in range(N_PAIRS):
+        ends = _random_ends(rng, rng.uniform(2, 16), light.shape)
+        if taken[tuple(np.clip(np.rint((ends[:2] + ends[2:]) / 2).astype(int)[::-1], 0, SIDE_PIX - 1))]:
+            continue
+        for x, y in ends.reshape(2, 2):
+            own = draw_trail(light.shape, np.array([x, y, x, y]), scene.conditions)
+            norm = float(np.sqrt((own.astype(float) ** 2).sum()))
+            light += np.float32(np.exp(rng.uniform(*np.log(PAIR_SNR))) * sky_sigma / max(norm, 1e-3)) * own
+    return light
 
 
 def _seen(own, sigma, flux):

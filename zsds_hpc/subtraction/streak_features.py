@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from zsds_hpc.core.maskbits import TRACK
-from zsds_hpc.subtraction.streak_fit import Trail, misfit, point_snr
+from zsds_hpc.subtraction.streak_fit import Trail, alternatives, misfit
 from zsds_hpc.subtraction.streak_table import STREAK_DTYPE
 from zsds_hpc.subtraction.streak_trail import along_and_across, planes
 
@@ -85,7 +85,8 @@ def _profile_inplace(row, trail):
     row["brightness"] = top * np.sqrt(weight[at_top])
     chi2 = trail.chi2
     row["chi2dof"], row["misfit"] = chi2 / max(int(usable.sum()) - 5, 1), misfit(chi2, strip, trail.snr)
-    row["gain"] = trail.snr**2 - point_snr(trail) ** 2
+    point, pair = alternatives(trail)
+    row["gain"], row["pair"] = trail.snr**2 - point**2, pair / trail.snr
     light, expected = model * strip.data * weight, model * model * weight
     second = float(np.dot(expected, v**2)) / max(float(expected.sum()), 1e-30)
     row["width"] = float(np.dot(light, v**2)) / max(float(light.sum()), 1e-30) / max(second, 1e-30) - 1

@@ -6,9 +6,8 @@ import numpy as np
 
 from zsds_hpc.kernels import streaks as kernel  # type: ignore[attr-defined]
 from zsds_hpc.numerics.robust import MAD_TO_SIGMA
-from zsds_hpc.psf.model import PsfModel
 from zsds_hpc.subtraction.streak_table import StreakParams
-from zsds_hpc.subtraction.streak_trail import local_tables, trail_images
+from zsds_hpc.subtraction.streak_trail import TablesOf, trail_images
 
 #: A possible streak: ends (0-based px) and its rough signal to noise.
 SEED_DTYPE = np.dtype([(name, "f8") for name in ("x1", "y1", "x2", "y2", "snr")])
@@ -198,22 +197,26 @@ class Bank(NamedTuple):
         return (self.ends[:, 0] == self.ends[:, 2]) & (self.ends[:, 1] == self.ends[:, 3])
 
 
-def trail_bank(psf: PsfModel) -> Bank:
-    """Short trails of all directions, centred on the stamp or up to a third of their length beside, and points."""
-    n_y, n_x = psf.shape
-    middle = ((n_x - 1) / 2, (n_y - 1) / 2)
+def trail_bank(tables_of: TablesOf) -> Bank:
+    """Short trails of all directions, centred on the stamp or up to a third of their length beside, and points.
+
+    Parameters
+    ----------
+    tables_of : callable
+        Place, direction (rad) -> `Tables`; the place is of no matter.
+    """
     grid = np.arange(-_BANK_HALF_PIX, _BANK_HALF_PIX + 1.0)
     pixels = np.stack([a.ravel() for a in np.meshgrid(grid, grid)])
     parts = []
     for angle in np.pi * np.arange(_BANK_N_ANGLES) / _BANK_N_ANGLES:
         along, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
-        tables = local_tables(psf, middle, angle)
+        tables = tables_of((0, 0), angle)
         for length in _BANK_LENGTHS_PIX:
             places = [u * length * along + v * across for u in _BANK_ALONG for v in _BANK_ACROSS_PIX]
             ends = np.array([[*(p - length / 2 * along), *(p + length / 2 * along)] for p in places])
             parts.append((trail_images(tables, pixels, ends), ends))
     ends = np.array([[x, y, x, y] for y in _POINT_STEPS_PIX for x in _POINT_STEPS_PIX])
-    parts.append((trail_images(local_tables(psf, middle, 0.0), pixels, ends), ends))
+    parts.append((trail_images(tables_of((0, 0), 0.0), pixels, ends), ends))
     stack = np.concatenate([images for images, _ in parts])
     stack /= np.sqrt((stack**2).sum(axis=1, keepdims=True))
     return Bank(stack.astype(np.float32), np.concatenate([ends for _, ends in parts]))

@@ -5,8 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage
 
-from zsds_hpc.psf.model import PsfModel
-from zsds_hpc.subtraction.streak_trail import Tables, along_and_across, local_tables, planes
+from zsds_hpc.subtraction.streak_trail import Tables, TablesOf, along_and_across, planes
 
 _HALF_ACROSS_PIX = 12
 _MARGIN_PIX = 24.0
@@ -20,6 +19,8 @@ _NEAR_LIMIT_PIX = 4
 _OUTLIER_SIGMA = 5.0
 _NEIGHBOUR_SHARE, _NEIGHBOUR_FWHM = 0.1, 1.5
 _LONG_FWHM = 6.0
+_MOST_POINTS, _POINT_ACROSS_PIX = 33, (-0.4, 0.0, 0.4)
+_APART = 0.05  # sources this much alike are one
 _SETTLED = 3e-3  # of chi squared
 _PATIENCE = 4  # iterations, before a fit is given up
 _MOST_DAMPING = 100.0
@@ -273,7 +274,7 @@ def _clipped(strip, outliers):
 
 
 def fit_trail(
-    pixels: Pixels, ends: np.ndarray, psf: PsfModel, most: int = 12, hopeless: float = np.inf
+    pixels: Pixels, ends: np.ndarray, tables_of: TablesOf, most: int = 12, hopeless: float = np.inf
 ) -> Trail | None:
     """Least squares for ends and flux of a trail of even brightness (Veres et al. 2012, PASP 124, 1197).
 
@@ -285,7 +286,8 @@ def fit_trail(
     pixels : Pixels
     ends : ndarray, shape (4,)
         First guess, good to a few px.
-    psf : PsfModel
+    tables_of : callable
+        Place (px), direction (rad) -> `Tables`.
     most : int
         Iterations.
     hopeless : float
@@ -297,7 +299,7 @@ def fit_trail(
         None when there is no trail: it shrinks to a point, its flux is negative, its pixels are unusable or far from
         the model.
     """
-    tables, angle, strip = _prepared(pixels, ends, psf)
+    tables, angle, strip = _prepared(pixels, ends, tables_of)
     state = _evaluated(tables, strip, ends, None)
     damping = 1e-3
     for k in range(most):
@@ -306,7 +308,7 @@ def fit_trail(
         step = _step(state, damping)
         trial_ends, density = _stepped(ends, state.density, step)
         if abs(_direction(trial_ends) - angle) > _TURN_RAD or _drift(trial_ends, strip) > tables.half_pix / 2:
-            tables, angle, strip = _prepared(pixels, trial_ends, psf)
+            tables, angle, strip = _prepared(pixels, trial_ends, tables_of)
             state = _evaluated(tables, strip, ends, state.density)
             if state is None:
                 return None
@@ -353,13 +355,12 @@ def _drift(ends, strip):
     return float(max((low - pairs).max(), (pairs - high).max())) + 1e-9
 
 
-def _prepared(pixels, ends, psf):
-    middle = ((ends[0] + ends[2]) / 2, (ends[1] + ends[3]) / 2)
+def _prepared(pixels, ends, tables_of):
     angle = _direction(ends)
-    tables = local_tables(psf, middle, angle)
+    tables = tables_of(((ends[0] + ends[2]) / 2, (ends[1] + ends[3]) / 2), angle)
     strip = strip_of(pixels, ends, tables.half_pix + 3)
-    strip = _without_neighbours(strip, ends, psf.fwhm_pix)
-    return tables, angle, _without_outliers(strip, tables, ends, psf.fwhm_pix)
+    strip = _without_neighbours(strip, ends, tables.fwhm_pix)
+    return tables, angle, _without_outliers(strip, tables, ends, tables.fwhm_pix)
 
 
 def _evaluated(tables, strip, ends, density):
@@ -411,21 +412,42 @@ def _finished(tables, strip, ends, state):
     return Trail(ends, state.density * length, state.snr, inverse, strip, state.places, state.planes, tables)
 
 
-def point_snr(trail: Trail) -> float:
-    """Signal to noise of the best point source on the line of a trail, in its pixels."""
-    reach = trail.length / 2
+class Alternatives(NamedTuple):
+    """Signal to noise of the best point source, and of the best two, on the line of a trail."""
 
-    def best(along, across):
-        """Best of places on a row."""
-        top = (0.0, 0.0, 0.0)
-        for v in across:
-            shifted = np.stack([trail.places[0], trail.places[1] - v])
-            for u in along:
-                picture = planes(trail.tables, shifted, 0.0, u)[2]
-                norm = float(np.dot(picture**2, trail.strip.weight))
-                light = float(np.dot(picture * trail.strip.data, trail.strip.weight))
-                top = max(top, (light / np.sqrt(norm) if norm > 0 else 0.0, u, v))
-        return top
+    point: float
+    pair: float
 
-    snr, u, _ = best(np.linspace(-reach, reach, int(min(max(2 * reach, 2), 24)) + 1), (0.0,))
-    return max(snr, best((u - 0.4, u, u + 0.4), (-0.4, 0.4))[0])
+
+def alternatives(trail: Trail) -> Alternatives:
+    """What point sources explain of a trail, in its pixels.
+
+    Parameters
+    ----------
+    trail : Trail
+    """
+    reach, weight = trail.length / 2 + 1, trail.strip.weight
+    along = np.linspace(-reach, reach, int(np.clip(4 * reach, 5, _MOST_POINTS)))
+    pictures = np.stack([_points(trail, along, v) for v in _POINT_ACROSS_PIX])
+    weighted = pictures * weight
+    light, norm = weighted @ trail.strip.data, np.einsum("vun,vun->vu", weighted, pictures)
+    point = float((light / np.sqrt(np.maximum(norm, 1e-30))).max())
+    middle = len(_POINT_ACROSS_PIX) // 2
+    return Alternatives(max(point, 0.0), _pair_snr(weighted[middle] @ pictures[middle].T, light[middle]))
+
+
+def _points(trail, along, v):
+    """Pictures of point sources at places on a line."""
+    u = (trail.places[0] - along[:, None]).ravel()
+    places = np.stack([u, np.tile(trail.places[1] - v, along.size)])
+    return planes(trail.tables, places, 0.0, 0.0)[2].reshape(along.size, -1)
+
+
+def _pair_snr(matrix, light):
+    """Root of the most that two sources of positive flux take off chi squared; matrix of products, light of each."""
+    own = np.diag(matrix)
+    det = np.outer(own, own) - matrix**2
+    first = light[:, None] * own - light * matrix  # flux of the row's source times det
+    good = (det > _APART * np.outer(own, own)) & (first > 0) & (first.T > 0)
+    gain = (light[:, None] * first + light * first.T) / np.where(good, det, 1)
+    return float(np.sqrt(np.where(good, gain, 0).max(initial=0.0)))

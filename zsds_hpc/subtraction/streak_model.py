@@ -22,8 +22,8 @@ def feature_matrix(table: np.ndarray) -> dict[str, np.ndarray]:
     table : ndarray, shape (n,), `STREAK_DTYPE`
     """
     names = (
-        "chi2dof", "misfit", "width", "evenness", "filled", "unbroken", "sides", "beyond", "negative", "positive",
-        "spike", "masked", "maskednear", "noise", "refdist", "refratio",
+        "chi2dof", "misfit", "pair", "width", "evenness", "filled", "unbroken", "sides", "beyond", "negative",
+        "positive", "spike", "masked", "maskednear", "n_edges", "noise", "refdist", "refratio",
     )  # fmt: skip
     out = {name: table[name].astype(float) for name in names}
     snr = np.maximum(table["snr"].astype(float), 1e-3)
@@ -32,6 +32,7 @@ def feature_matrix(table: np.ndarray) -> dict[str, np.ndarray]:
     out["brightness"] = np.log10(np.maximum(table["brightness"].astype(float), 1e-3))
     out["gainshare"] = table["gain"] / snr**2
     out["loggain"] = np.log10(np.maximum(table["gain"].astype(float), 1.0))
+    out["pairgain"] = (table["pair"].astype(float) ** 2 - 1) * snr**2
     out["lengthpull"] = table["length"] / np.maximum(table["siglength"].astype(float), 1e-3)
     out["curvaturepull"] = np.abs(table["curvature"]) / np.maximum(table["sigcurvature"].astype(float), 1e-6)
     out["bend"] = np.abs(table["curvature"]).astype(float)

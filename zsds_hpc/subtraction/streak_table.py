@@ -13,7 +13,7 @@ class StreakParams(Params):
     clip_sigma: float = param(4.0, "The filtered map is clipped here, lest one star makes a line.", ge=1, le=20)
     pixel_clip_sigma: float = param(12.0, "Pixels are clipped here before filtering.", ge=3, le=1000)
     seed_snr: float = param(5.5, "Integrated signal to noise of a short trail at a peak.", ge=4, le=20)
-    seed_gain: float = param(1.0, "Chi squared that a trail gains on a point source at a peak.", ge=0, le=100)
+    seed_gain: float = param(2.0, "Chi squared that a trail gains on a point source at a peak.", ge=0, le=100)
     min_snr: float = param(7.0, "Integrated signal to noise of a fitted trail.", ge=4, le=50)
     min_gain: float = param(3.0, "Chi squared that a fitted trail gains on a point source.", ge=0, le=1000)
     min_length: float = param(3.5, "Shorter trails are point sources.", "px", ge=1, le=50)
@@ -56,6 +56,7 @@ COLUMNS = {
     "chi2dof": ("f4", "", "chi squared per degree of freedom about the trail"),
     "misfit": ("f4", "", "root of the chi squared that noise does not explain, over snr"),
     "gain": ("f4", "", "chi squared that the trail gains on the best point source"),
+    "pair": ("f4", "", "signal to noise of the best two point sources over that of the trail"),
     "width": ("f4", "", "second moment across the trail less that of the PSF, over that of the PSF"),
     "curvature": ("f4", "pix", "height of a parabola through the trail over its chord"),
     "sigcurvature": ("f4", "pix", "error of curvature"),

@@ -1,5 +1,6 @@
 """Pictures of a trail: the PSF, turned to its direction, and its integral along it."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +20,11 @@ class Tables(NamedTuple):
     point: np.ndarray  # (n, n) float64
     integral: np.ndarray  # likewise: over u from minus infinity
     half_pix: float  # the grid reaches as far
+    fwhm_pix: float
+
+
+#: Place (0-based px), direction (rad) -> tables.
+TablesOf = Callable[[tuple[float, float], float], Tables]
 
 
 def local_tables(psf: PsfModel, place: tuple[float, float], angle: float) -> Tables:
@@ -34,7 +40,30 @@ def local_tables(psf: PsfModel, place: tuple[float, float], angle: float) -> Tab
     # Trapezoids, and the first term of Euler and Maclaurin.
     integral = _STEP_PIX * (np.cumsum(point, axis=1) - 0.5 * point)
     integral -= _STEP_PIX / 12 * np.gradient(point, axis=1)
-    return Tables(point, integral, float(half))
+    return Tables(point, integral, float(half), psf.fwhm_pix)
+
+
+class RoughTables:
+    """Tables of the PSF in the middle of the image, for directions a step apart: good enough to look at a place.
+
+    Parameters
+    ----------
+    psf : PsfModel
+    n_angles : int
+        Of half a turn.
+    """
+
+    def __init__(self, psf: PsfModel, n_angles: int = 12):
+        self.psf, self.n_angles = psf, n_angles
+        self._known: dict[int, Tables] = {}
+
+    def __call__(self, place: tuple[float, float], angle: float) -> Tables:
+        """Tables of the direction next to the one given (rad); the place does not matter."""
+        k = round(angle / np.pi * self.n_angles) % (2 * self.n_angles)
+        if k not in self._known:
+            n_y, n_x = self.psf.shape
+            self._known[k] = local_tables(self.psf, ((n_x - 1) / 2, (n_y - 1) / 2), np.pi * k / self.n_angles)
+        return self._known[k]
 
 
 def _point_source(psf, place, dx, dy):

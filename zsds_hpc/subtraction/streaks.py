@@ -1,5 +1,6 @@
 """Streaks of fast objects in a difference image: found, fitted, described, classified."""
 
+import functools
 from collections import Counter
 from dataclasses import dataclass
 
@@ -15,6 +16,7 @@ from zsds_hpc.subtraction.streak_features import Surroundings, describe, n_in_li
 from zsds_hpc.subtraction.streak_fit import Pixels, fit_trail, misfit, refined
 from zsds_hpc.subtraction.streak_model import StreakModel, kinds
 from zsds_hpc.subtraction.streak_table import REASONS, STREAK_DTYPE, StreakParams
+from zsds_hpc.subtraction.streak_trail import RoughTables, local_tables
 
 _ERASE_FWHM = 2.0
 _POINT_MARGIN_PIX = 2.0
@@ -25,7 +27,8 @@ _WING_SHARE = 0.85
 _SATELLITE_SHARE = 1.2  # of the longest asteroid's trail: no question any more
 _SATELLITE_REACH_PIX = 14.0
 _FILLED = 0.7
-_ITERATIONS, _SATELLITE_ITERATIONS = 12, 3
+_ITERATIONS, _SATELLITE_ITERATIONS, _LAST_ITERATIONS = 12, 3, 4
+_EDGE_PIX, _CUT_FWHM = 2.0, 5.0
 _HOPELESS_SHARE = 1.4
 _SAMPLE_STRIDE = 1009
 _REFINED_SHARE = 0.7
@@ -108,8 +111,9 @@ class _Search:
     """The search of one image: its map, from which what is found is erased, and what was found."""
 
     def __init__(self, difference: Difference, params: StreakParams):
-        self.params, self.psf = params, difference.psf
+        self.params = params
         self.fwhm = difference.psf.fwhm_pix
+        self.rough, self.exact = RoughTables(difference.psf), functools.partial(local_tables, difference.psf)
         self.rows: list[np.ndarray] = []
         self.rejected: Counter[str] = Counter(dict.fromkeys(REASONS, 0))
         d = difference
@@ -128,7 +132,7 @@ class _Search:
         self.map = find.filtered_map(self.pixels.pix, self.pixels.sigma, self.fwhm, p)
         avoid.erase_wings_inplace(self.map.bins, self.wings, find.BINS_PER_CELL)
         places = find.peaks(self.map, p.peak_sigma)
-        short, points = find.short_seeds(self.pixels.pix, self.pixels.sigma, places, find.trail_bank(self.psf), p)
+        short, points = find.short_seeds(self.pixels.pix, self.pixels.sigma, places, find.trail_bank(self.rough), p)
         for x, y, snr in points:
             find.erase_inplace(self.map, np.array([x, y, x, y]), _point_radius(snr, self.fwhm))
         self.rejected["pointlike"] += len(places) - len(short)
@@ -197,22 +201,38 @@ class _Search:
         self.rows.append(row)
         return True
 
+    def _is_cut(self, trail):
+        """Whether so little of it is on the image that it could be the half of a star."""
+        ends, (n_y, n_x) = np.reshape(trail.ends, (2, 2)), self.pixels.pix.shape
+        inside = np.minimum(ends, np.array([n_x - 1, n_y - 1]) - ends)
+        return inside.min() < _EDGE_PIX and trail.length < _CUT_FWHM * self.fwhm
+
+    def _refused(self, trail, is_long):
+        """Why a fit is none of a trail; a satellite may be as uneven and wide as it likes."""
+        if trail is None:
+            return "unfit"
+        if trail.length < self.params.min_length or self._is_cut(trail):
+            return "short"
+        if trail.snr < self.params.min_snr:
+            return "faint"
+        if not is_long and misfit(trail.chi2, trail.strip, trail.snr) > self.params.max_misfit:
+            return "misfit"
+        return ""
+
     def _judged(self, ends, rough_snr):
-        """Why it is not to be listed; its row if it is a trail. A satellite may be as uneven and wide as it likes."""
+        """Why it is not to be listed; and its row if it is a trail."""
         p = self.params
         if rough_snr < _REFINED_SHARE * p.min_snr:
             return "faint", None
         is_long = np.hypot(ends[2] - ends[0], ends[3] - ends[1]) > _SATELLITE_SHARE * p.max_length
         effort = (_SATELLITE_ITERATIONS, np.inf) if is_long else (_ITERATIONS, _HOPELESS_SHARE * p.max_misfit)
-        trail = fit_trail(self.pixels, ends, self.psf, *effort)
-        if trail is None:
-            return "unfit", None
-        if trail.length < p.min_length:
-            return "short", None
-        if trail.snr < p.min_snr:
-            return "faint", None
-        if not is_long and misfit(trail.chi2, trail.strip, trail.snr) > p.max_misfit:
-            return "misfit", None
+        trail = fit_trail(self.pixels, ends, self.rough, *effort)
+        reason = self._refused(trail, is_long)
+        if not reason and trail:
+            trail = fit_trail(self.pixels, trail.ends, self.exact, min(effort[0], _LAST_ITERATIONS))
+            reason = self._refused(trail, is_long)
+        if reason or trail is None:
+            return reason, None
         row = describe(trail, self.around)
         if row["gain"] < p.min_gain:
             return "pointlike", None
