@@ -156,6 +156,7 @@ def test_cutouts():
         gzip.compress(gzip.decompress(cutout_bytes(np.zeros((63, 63))))[:9000]),
         gzip.compress(gzip.decompress(cutout_bytes(np.zeros((63, 63)))).replace(b"     63", b"6300000")),
     ],
+    ids=range(8),
 )
 def test_bad_cutouts_are_refused(data):
     with pytest.raises(BadInput, match="cutout"):

@@ -6,7 +6,7 @@ from scipy import ndimage
 from zsds_hpc.kernels.coadd import HALO
 
 from zsds_hpc.coadd.combine import CoaddParams, StackFacts, combine_rows, weigh
-from zsds_hpc.coadd.fill import fill_holes_inplace
+from zsds_hpc.coadd.fill import FillParams, fill_holes_inplace
 from zsds_hpc.coadd.warp import EpochFacts
 from zsds_hpc.core.errors import BadInput
 from zsds_hpc.detector.combine import CombineParams
@@ -122,7 +122,9 @@ def test_trimmed_average_and_its_error():
 
 
 def test_weights_favour_sharp_and_dark_epochs():
-    facts = weigh([EpochFacts(4.0, 0.1, 5e4, 2.0, 0.1), EpochFacts(8.0, 0.1, 4e4, 4.0, 0.3)], CoaddParams())
+    facts = weigh(
+        [EpochFacts(4.0, 0.1, 5e4, 2.0, 0.1), EpochFacts(8.0, 0.1, 4e4, 4.0, 0.3)], CoaddParams(seeing_power=2.0)
+    )
     assert facts.weight[0] / facts.weight[1] == pytest.approx(8.0)
     assert facts.saturate_dn == 4e4 and facts.clrcoeff == pytest.approx((8 * 0.1 + 0.3) / 9)
     assert facts.mean_sky_var == pytest.approx((64 * 4 + 8) / 81)
@@ -153,12 +155,12 @@ def test_holes_are_filled_from_their_borders():
     known = image.copy()
     image[20:23, 30:33] = image[10, 5] = np.nan
     image[:, 50:] = np.nan
-    assert fill_holes_inplace(image, 4, 1.0) == 10 + 500
+    assert fill_holes_inplace(image, FillParams(reach_pix=4, fade=1.0)) == 10 + 500
     assert np.abs(image - known)[:, :47].max() < 0.11  # a pixel of the gradient
     assert (image[10:40, 50:54] > 14).all() and (image[:, 54:] == 0).all()
 
 
 def test_an_empty_image_is_filled_with_the_sky():
     image = np.full((9, 8), np.nan, np.float32)
-    fill_holes_inplace(image, 3, 0.9)
+    fill_holes_inplace(image, FillParams(reach_pix=3))
     assert (image == 0).all()
