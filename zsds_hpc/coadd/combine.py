@@ -22,7 +22,7 @@ class CoaddParams(Params):
     steep: float = param(
         1.0, "Tolerance for differences of seeing: this times the range of the image within 2 fine px.", "", 0.0, 10.0
     )
-    seeing_power: float = param(2.0, "Weights go as the seeing to minus this, besides 1 / variance.", "", 0.0, 10.0)
+    seeing_power: float = param(1.0, "Weights go as the seeing to minus this, besides 1 / variance.", "", 0.0, 10.0)
     trimmed: CombineParams = param(CombineParams(trim_fraction=0.1), "The trimmed average.")
 
 

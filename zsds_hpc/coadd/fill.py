@@ -2,23 +2,29 @@
 
 import numpy as np
 
+from zsds_hpc.core.params import Params, param
 from zsds_hpc.kernels.coadd import grow_inplace
 
 
-def fill_holes_inplace(image: np.ndarray, reach_pix: int, fade: float) -> int:
+class FillParams(Params):
+    """How holes are filled."""
+
+    reach_pix: int = param(24, "From their borders this far, beyond it with the sky.", "px", 0, 500)
+    fade: float = param(0.9, "Values fade by this factor each pixel.", "", 0.0, 1.0)
+
+
+def fill_holes_inplace(image: np.ndarray, params: FillParams) -> int:
     """Fill NaN pixels from their neighbours inward; farther in, with zero, the level of the sky.
 
-    In each round the missing pixels that touch known ones take the mean of those among their eight neighbours, times
-    `fade`. A step of one at the border of a hole would make a quintic spline ring by 0.43 to the power of the distance.
+    Round by round the missing pixels that touch known ones take the mean of those among their eight neighbours, times
+    `params.fade`. A step of one at the border of a hole would make a quintic spline ring by 0.43 to the power of the
+    distance.
 
     Parameters
     ----------
     image : ndarray, shape (ny, nx), float32
         Sky-subtracted; is changed.
-    reach_pix : int
-        Rounds.
-    fade : float
-        Factor of each round.
+    params : FillParams
 
     Returns
     -------
@@ -26,5 +32,5 @@ def fill_holes_inplace(image: np.ndarray, reach_pix: int, fade: float) -> int:
         Number of pixels that were missing.
     """
     missing = np.flatnonzero(np.isnan(image))
-    grow_inplace(image, missing, reach_pix, fade)
+    grow_inplace(image, missing, params.reach_pix, params.fade)
     return missing.size

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from zsds_hpc.coadd.combine import CoaddParams, StackFacts, weigh
-from zsds_hpc.coadd.fill import fill_holes_inplace
+from zsds_hpc.coadd.fill import FillParams, fill_holes_inplace
 from zsds_hpc.coadd.footprint import Grid
 from zsds_hpc.coadd.measure import MeasureReferenceParams, Plane, measure_reference
 from zsds_hpc.coadd.stack import Coadd, stack_epochs
@@ -25,10 +25,7 @@ class TemplateParams(Params):
     coadd: CoaddParams = param(CoaddParams(), "Combination.")
     measure: MeasureReferenceParams = param(MeasureReferenceParams(), "PSF and catalogues.")
     inherit_share: float = param(0.1, "Epochs that must have a bit (saturated, ghost, halo) to mark a pixel.", "", 0, 1)
-    fill_reach_pix: int = param(
-        24, "Holes are filled from their borders this far, beyond it with the sky.", "px", 0, 500
-    )
-    fill_fade: float = param(0.9, "Fill values fade by this factor each pixel.", "", 0.0, 1.0)
+    fill: FillParams = param(FillParams(), "Holes of the co-add, in fine pixels.")
 
 
 class Reference(NamedTuple):
@@ -118,7 +115,7 @@ def finish_reference(
     empty = coadd.n_used == 0
     if empty.all():
         raise AlgorithmFailure("no pixel of the footprint has data in any epoch", n_frames=n_epochs)
-    n_filled = fill_holes_inplace(coadd.fine, params.fill_reach_pix, params.fill_fade)
+    n_filled = fill_holes_inplace(coadd.fine, params.fill)
     coefficients = spline_filter_inplace(coadd.fine)
     pix = spline_sample(coefficients, native_mapping(grid), grid.shape)
     pix[empty] = 0

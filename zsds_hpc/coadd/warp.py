@@ -1,16 +1,25 @@
 """One epoch made ready for the co-add: sky-subtracted, on the reference's flux scale, and where its pixels lie."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from zsds_hpc.astrometry.tpv import TPV
+from zsds_hpc.coadd.fill import FillParams, fill_holes_inplace
 from zsds_hpc.coadd.footprint import Grid
 from zsds_hpc.core import maskbits
 from zsds_hpc.core.errors import BadInput
 from zsds_hpc.core.params import Params, param
-from zsds_hpc.numerics.resample import Mapping, lanczos, nearest_bits
+from zsds_hpc.numerics.resample import (
+    Holes,
+    Mapping,
+    find_holes,
+    lanczos,
+    nearest_bits,
+    spline_filter_inplace,
+    spline_sample,
+)
 from zsds_hpc.photometry.background import BackgroundParams, estimate_background
 
 #: Mask bits of pixels that hold no data. Ghosts and halos lie where they lay in the other epochs: they are marked.
@@ -23,9 +32,9 @@ class WarpParams(Params):
     """How an epoch is brought to the footprint."""
 
     bad_bits: int = param(NO_DATA, "Pixels with any of these mask bits are left out.", "", 0, 32767)
-    most_missing: float = param(
-        0.1, "Share of the Lanczos weights on missing pixels that the others replace.", "", 0, 1
-    )
+    interpolation: Literal["spline", "lanczos"] = param("spline", "Quintic B-spline through the pixels, or Lanczos-3.")
+    most_missing: float = param(0.1, "Share of the weights on missing pixels up to which there is a value.", "", 0, 1)
+    fill: FillParams = param(FillParams(), "Missing pixels before a spline goes through them.")
     node_step_pix: int = param(32, "Distance of the positions that are computed exactly.", "px", 4, 512)
     background: BackgroundParams = param(BackgroundParams(), "Sky of an epoch.")
 
@@ -87,15 +96,19 @@ class Layer:
     Attributes
     ----------
     pix : ndarray, shape (ny, nx), float32
-        Sky-subtracted, DN at the reference's zero point; NaN without data.
+        Sky-subtracted, DN at the reference's zero point; NaN without data. Coefficients of a spline where there are
+        `holes`.
     to_fine : Mapping
         Of the fine grid.
     facts : EpochFacts
+    holes : Holes or None
+        None where Lanczos-3 is to read the pixels.
     """
 
     pix: np.ndarray
     to_fine: Mapping
     facts: EpochFacts
+    holes: Holes | None
 
 
 def sky_mapping(wcs: TPV, to: TPV, shape: tuple[int, int], step: int, flux_scale: float) -> Mapping:
@@ -133,9 +146,15 @@ def prepare_epoch(exposure: Exposure, grid: Grid, magzp: float, params: WarpPara
     n_y, n_x = pix.shape
     if not ((x > 0) & (y > 0) & (x < n_x - 1) & (y < n_y - 1)).any():
         raise BadInput("epoch does not overlap the footprint")
+    holes = None
+    if params.interpolation == "spline":
+        holes = find_holes(pix, params.most_missing)
+        fill_holes_inplace(pix, params.fill)
+        spline_filter_inplace(pix)
     saturate_dn = factor * (exposure.saturate_dn - sky.global_level)
     sky_var, var_per_dn = (factor * sky.global_rms) ** 2, factor / exposure.gain_e
-    return Layer(pix, to_fine, EpochFacts(sky_var, var_per_dn, saturate_dn, exposure.seeing_pix, exposure.clrcoeff))
+    facts = EpochFacts(sky_var, var_per_dn, saturate_dn, exposure.seeing_pix, exposure.clrcoeff)
+    return Layer(pix, to_fine, facts, holes)
 
 
 def count_inherited_inplace(counts: np.ndarray, exposure: Exposure, grid: Grid, params: WarpParams) -> None:
@@ -170,5 +189,9 @@ def warp_rows(layer: Layer, grid: Grid, start: int, n_rows: int, params: WarpPar
     first, stop = max(start, 0), min(start + n_rows, n_y)
     if stop > first:
         inner = out[first - start : stop - start]
-        lanczos(layer.pix, layer.to_fine, grid.fine_shape, slice(first, stop), params.most_missing, inner)
+        rows = slice(first, stop)
+        if layer.holes is None:
+            lanczos(layer.pix, layer.to_fine, grid.fine_shape, rows, params.most_missing, inner)
+        else:
+            spline_sample(layer.pix, layer.to_fine, grid.fine_shape, rows, inner, layer.holes)
     return out

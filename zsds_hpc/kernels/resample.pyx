@@ -2,10 +2,15 @@
 
 import numpy as np
 
+from libc.stdint cimport uint8_t
+
 cdef extern from *:
     """
     typedef float eight __attribute__((vector_size(32), aligned(4)));
     typedef float four __attribute__((vector_size(16)));
+
+    #define NEAR 1 /* a hole lies within the taps of a position in this pixel */
+    #define HOLE 2
 
     /* Cubic through four equidistant values, as a polynomial of t = 0 at b and 1 at c (Lagrange). */
     static inline void cubic(double a, double b, double c, double d, double *p)
@@ -79,7 +84,20 @@ cdef extern from *:
             }
         return missing <= most_missing * total && weight > 0.1f ? sum / weight : __builtin_nanf("");
     }
-    static void read_row(const float *image, long n_y, long n_x, const int *x, const int *phase_x, const int *y,
+    /* The value, or NaN where holes have too large a share of the weights. */
+    static float checked(const unsigned char *holes, long n_x, const float *wx, const float *wy, float most_missing,
+                         float value)
+    {
+        float missing = 0, total = 0;
+        for (long j = 0; j < 6; j++)
+            for (long i = 0; i < 6; i++) {
+                const float w = __builtin_fabsf(wx[i] * wy[j]);
+                total += w;
+                if (holes[j * n_x + i] == HOLE) missing += w;
+            }
+        return missing <= most_missing * total ? value : __builtin_nanf("");
+    }
+    static void read_row(const float *image, const unsigned char *holes, long n_y, long n_x, const int *x, const int *phase_x, const int *y,
                          const int *phase_y, const float *table, float most_missing, long n, float *restrict out)
     {
         for (long i = 0; i < n; i++) {
@@ -91,7 +109,10 @@ cdef extern from *:
                 for (long j = 1; j < 6; j++) sum += wy[j] * *(const eight *)(p + j * n_x);
                 value = sum_of(sum * *(const eight *)wx);
             }
-            if (!(value - value == 0.0f))
+            if (holes) {
+                const long at = (long)y[i] * n_x + x[i];
+                if (value == value && holes[at + 2 * n_x + 2]) value = checked(holes + at, n_x, wx, wy, most_missing, value);
+            } else if (!(value - value == 0.0f))
                 value = careful(image, n_y, n_x, x[i], y[i], wx, wy, most_missing);
             out[i] = value;
         }
@@ -104,8 +125,10 @@ cdef extern from *:
     void node_row(const double* nodes, long width, double t, double* line) noexcept nogil
     void along_row(const double* line, long step, long n, double* out) noexcept nogil
     void taps_of(const double* at, long n, double n_phases, int* first, int* phase) noexcept nogil
+    const uint8_t NEAR
+    const uint8_t HOLE
     void read_row(
-        const float* image, long n_y, long n_x, const int* x, const int* phase_x, const int* y, const int* phase_y,
+        const float* image, const uint8_t* holes, long n_y, long n_x, const int* x, const int* phase_x, const int* y, const int* phase_y,
         const float* table, float most_missing, long n, float* out,
     ) noexcept nogil
     void scale_row(const double* factor, long n, float* out) noexcept nogil
@@ -113,7 +136,7 @@ cdef extern from *:
 
 def read_between(
     const float[:, ::1] image, const double[:, :, ::1] nodes, long step, const float[:, ::1] table, float most_missing,
-    long first_row, float[:, ::1] out,
+    long first_row, float[:, ::1] out, const uint8_t[:, ::1] holes=None,
 ):
     """Fill an output band with an image read at smoothly varying positions.
 
@@ -135,13 +158,19 @@ def read_between(
         Output row of ``out[0]``.
     out : ndarray, shape (n_rows, n_columns), float32
         Filled.
+    holes : ndarray, shape (ny, nx), uint8, optional
+        From `mark_holes`: pixels that are missing though the image, coefficients of a spline, is finite. Nothing is
+        replaced then; where they have a larger share, and where a tap lies outside, the result is NaN.
     """
     cdef long n = out.shape[1], width = nodes.shape[2], row, node, k
     cdef double n_phases = table.shape[0] - 1
     cdef double[:, ::1] line = np.empty((3, width)), at = np.empty((3, n))
+    cdef const uint8_t* missing = NULL
     cdef int[:, ::1] taps = np.empty((4, n), np.int32)
     if n == 0 or image.shape[0] == 0 or image.shape[1] == 0:
         return
+    if holes is not None:
+        missing = &holes[0, 0]
     with nogil:
         for row in range(out.shape[0]):
             node = (first_row + row) // step
@@ -151,7 +180,35 @@ def read_between(
             taps_of(&at[0, 0], n, n_phases, &taps[0, 0], &taps[1, 0])
             taps_of(&at[1, 0], n, n_phases, &taps[2, 0], &taps[3, 0])
             read_row(
-                &image[0, 0], image.shape[0], image.shape[1], &taps[0, 0], &taps[1, 0], &taps[2, 0], &taps[3, 0],
+                &image[0, 0], missing, image.shape[0], image.shape[1], &taps[0, 0], &taps[1, 0], &taps[2, 0], &taps[3, 0],
                 &table[0, 0], most_missing, n, &out[row, 0],
             )
             scale_row(&at[2, 0], n, &out[row, 0])
+
+
+def mark_holes(const float[:, ::1] image):
+    """Which pixels are missing, and which are so near to one that a position in them has it among its taps.
+
+    Parameters
+    ----------
+    image : ndarray, shape (ny, nx), float32
+        NaN where missing.
+
+    Returns
+    -------
+    ndarray, shape (ny, nx), uint8
+        0, 1 (near) or 2 (missing).
+    """
+    cdef long n_y = image.shape[0], n_x = image.shape[1], y, x, j, i
+    out_array = np.zeros((n_y, n_x), np.uint8)
+    cdef uint8_t[:, ::1] out = out_array
+    with nogil:
+        for y in range(n_y):
+            for x in range(n_x):
+                if image[y, x] != image[y, x]:
+                    for j in range(max(y - 3, 0), min(y + 3, n_y)):
+                        for i in range(max(x - 3, 0), min(x + 3, n_x)):
+                            if out[j, i] == 0:
+                                out[j, i] = NEAR
+                    out[y, x] = HOLE
+    return out_array

@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 
 from zsds_hpc.core.errors import BadInput
 from zsds_hpc.kernels.bspline import filter_inplace
 from zsds_hpc.kernels.nearest import read_nearest
-from zsds_hpc.kernels.resample import read_between
+from zsds_hpc.kernels.resample import mark_holes, read_between
 
 #: Poles of the inverse of the quintic B-spline (Unser, Aldroubi & Eden 1993, IEEE Trans. Signal Proc. 41, 821).
 _POLES = (
@@ -72,6 +73,26 @@ class Mapping:
     def covers(self, shape: tuple[int, int]) -> bool:
         """Whether the nodes reach over an output image of this shape."""
         return all(n_nodes >= -(-n // self.step) + 3 for n_nodes, n in zip(self.nodes.shape[1:], shape))
+
+
+class Holes(NamedTuple):
+    """Pixels that are missing in an image whose spline coefficients are finite everywhere.
+
+    Attributes
+    ----------
+    where : ndarray, shape (ny, nx), uint8
+        From `find_holes`.
+    most_missing : float
+        Share of the weights on them beyond which a value is missing.
+    """
+
+    where: np.ndarray
+    most_missing: float
+
+
+def find_holes(image: np.ndarray, most_missing: float) -> Holes:
+    """The NaN pixels of an image, before they are filled and the spline's coefficients are taken."""
+    return Holes(mark_holes(np.ascontiguousarray(image, np.float32)), most_missing)
 
 
 @cache
@@ -166,6 +187,7 @@ def spline_sample(
     shape: tuple[int, int],
     rows: slice = slice(None),
     out: np.ndarray | None = None,
+    holes: Holes | None = None,
 ) -> np.ndarray:
     """Value of a quintic B-spline at the positions of an output grid.
 
@@ -180,14 +202,17 @@ def spline_sample(
         Rows of the output to make.
     out : ndarray, shape (n_rows, nx), float32, optional
         Filled instead of a new array.
+    holes : Holes, optional
 
     Returns
     -------
     ndarray, shape (n_rows, nx), float32
-        NaN outside, and within 3 px of the border of the coefficients.
+        NaN outside, within 3 px of the border of the coefficients, and where holes have too large a share.
     """
     start, stop, _ = rows.indices(shape[0])
-    return _read(coefficients, mapping, (stop, shape[1]), start, _bspline_table(), 0.0, out)
+    if holes is not None and holes.where.shape != coefficients.shape:
+        raise ValueError(f"holes {holes.where.shape} in coefficients {coefficients.shape}")
+    return _read(coefficients, mapping, (stop, shape[1]), start, _bspline_table(), 0.0, out, holes)
 
 
 def nearest_bits(mask: np.ndarray, mapping: Mapping, outside: int) -> np.ndarray:
@@ -213,12 +238,12 @@ def nearest_bits(mask: np.ndarray, mapping: Mapping, outside: int) -> np.ndarray
     return out
 
 
-def _read(image, mapping, end, first_row, table, most_missing, out):
+def _read(image, mapping, end, first_row, table, most_missing, out, holes=None):
     if not mapping.covers(end):
         raise ValueError(f"mapping with {mapping.nodes.shape[1:]} nodes every {mapping.step} px: not up to {end}")
     if out is None:
         out = np.empty((max(end[0] - first_row, 0), end[1]), np.float32)
-    read_between(
-        np.ascontiguousarray(image, np.float32), mapping.nodes, mapping.step, table, most_missing, first_row, out
-    )
+    where, most_missing = (None, most_missing) if holes is None else holes
+    image = np.ascontiguousarray(image, np.float32)
+    read_between(image, mapping.nodes, mapping.step, table, most_missing, first_row, out, where)
     return out
