@@ -93,7 +93,7 @@ def stack_epochs(
     height, deep = band_rows + 2 * HALO, band_rows * share.size
     columns = _nearest(grid, axis=1)
     rows_of_native = _nearest(grid, axis=0)
-    fine, sky_var, n_used = [], [], []
+    out: Coadd | None = None
     for start in range(0, n_y, deep):
         with share.guard("warping"):
             starts = [start + k * band_rows - HALO for k in range(share.size)]
@@ -102,15 +102,18 @@ def stack_epochs(
         slab = share.to_slabs(frames, (share.size * height, n_x))
         with share.guard("combining"):
             part = combine_rows(slab, facts, combine)
-        fine_rows, var_rows, n_rows = (share.gather(image, deep) for image in part)
-        wanted = rows_of_native[(rows_of_native >= start) & (rows_of_native < min(start + deep, n_y))] - start
-        if len(fine_rows):
-            fine.append(fine_rows[: n_y - start])
-            sky_var.append(var_rows[np.ix_(wanted, columns)])
-            n_used.append(n_rows[np.ix_(wanted, columns)])
-    if not fine:
-        return Coadd(np.empty((0, n_x), np.float32), np.empty((0, 0), np.float32), np.empty((0, 0), np.int16))
-    return Coadd(np.concatenate(fine), np.concatenate(sky_var), np.concatenate(n_used))
+        fine, sky_var, n_used = (share.gather(image, deep) for image in part)
+        if len(fine):
+            out = out or _empty(grid.fine_shape, grid.shape)
+            out.fine[start : start + deep] = fine[: n_y - start]
+            rows = np.flatnonzero((rows_of_native >= start) & (rows_of_native < start + deep))
+            there = np.ix_(rows_of_native[rows] - start, columns)
+            out.sky_var[rows], out.n_used[rows] = sky_var[there], n_used[there]
+    return out or _empty((0, n_x), (0, 0))
+
+
+def _empty(fine_shape: tuple[int, int], shape: tuple[int, int]) -> Coadd:
+    return Coadd(np.empty(fine_shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.int16))
 
 
 def _nearest(grid: Grid, axis: int) -> np.ndarray:

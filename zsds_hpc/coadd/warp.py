@@ -170,10 +170,10 @@ def count_inherited_inplace(counts: np.ndarray, exposure: Exposure, grid: Grid, 
     """
     to_native = sky_mapping(grid.wcs, exposure.wcs, grid.shape, params.node_step_pix, 0.0)
     mask = nearest_bits(exposure.mask, to_native, 0)
-    rows, columns = np.nonzero(mask & np.int16(sum(INHERITED)))
-    found = mask[rows, columns]
+    at = np.flatnonzero((mask & np.int16(sum(INHERITED))) != 0)
+    found = mask.reshape(-1)[at]
     for count, bit in zip(counts, INHERITED):
-        count[rows, columns] += (found & bit) != 0
+        count.reshape(-1)[at] += (found & bit) != 0
 
 
 def warp_rows(layer: Layer, grid: Grid, start: int, n_rows: int, params: WarpParams) -> np.ndarray:
