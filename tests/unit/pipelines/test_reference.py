@@ -168,3 +168,15 @@ def test_a_damaged_reference_is_made_again_as_it_was(fresh):
     refimg(archive).write_bytes(b"")
     assert run(archive, camera) == 0
     assert night.records(archive) == expected and refimg(archive).stat().st_size > 0
+
+
+def test_plain_files(fresh, tmp_path, capsys):
+    archive, camera = fresh
+    images = [str(path) for path in sorted(archive.rglob("*_sciimg.fits"))]
+    options = ["--camera", str(camera), "--out", str(tmp_path / "out"), "--set", "select.n_min=4"]
+    assert cli.main(["reference", *images, *options]) == 0
+    assert "n_frames = 5" in capsys.readouterr().out
+    template = read_template(tmp_path / "out" / "refimg.fits")
+    assert run(archive, camera) == 0
+    sealed = read_template(refimg(archive))
+    assert template.facts == sealed.facts and (template.coefficients == sealed.coefficients).all()
