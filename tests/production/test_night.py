@@ -54,7 +54,7 @@ def test_every_product_is_there(finished_night):
     assert sum(name.startswith("cal/") for name in made) == 4 * 3 + 8 * 3
     assert sum(name.endswith("_raw.fits") for name in made) == 4 * night.N_RAW
     logs = list(finished_night.glob("logs/*.log"))
-    assert len(logs) == 4 and all("units planned" in log.read_text() for log in logs)
+    assert len(logs) == 6 and all("units planned" in log.read_text() for log in logs)
 
 
 def test_every_channel_is_calibrated(finished_night):
@@ -107,7 +107,7 @@ def test_dry_run_starts_nothing(small_night, tmp_path, capsys):
     assert zsds(*words, "--ranks", 2, "--dry-run") == 0
     commands = capsys.readouterr().out.splitlines()
     assert [command.split("drivers/")[1].split(".py")[0] for command in commands] == [
-        "ingest", "superbias", "highv_flat", "calibrate"
+        "ingest", "superbias", "highv_flat", "realtime", "alerts", "reference"
     ]  # fmt: skip
     assert not (tmp_path / "archive").exists()
 
